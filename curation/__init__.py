@@ -1,0 +1,1 @@
+"""Raw footage to measured, decided, sharded clips."""

@@ -1,0 +1,281 @@
+"""Stored latent actions: one float16 file and one row table per shard, found by model and step.
+
+Row t of a clip is the latent of its frames (t, t + step). A shard's rows count once its
+`rows.parquet` is in place; what is written is never rewritten, later clips get numbered files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from .action_vector import LATENT_WIDTH
+from .errors import DatasetError
+
+Float16Array = NDArray[np.float16]
+
+ROWS_SCHEMA = pa.schema(
+    [("clip_id", pa.string()), ("first_row", pa.int64()), ("num_rows", pa.int64())]
+)
+_SHARDS_HELD = 64
+
+
+def latent_dir(dataset: Path | str, model_id: str, step: int) -> Path:
+    """The folder of one model's latents at one frame step."""
+    return Path(dataset) / "latents" / model_id / f"step-{step}"
+
+
+def list_latents(dataset: Path | str) -> list[tuple[str, int]]:
+    """Every (model_id, step) stored in a dataset, sorted."""
+    found = []
+    for meta in (Path(dataset) / "latents").glob("*/step-*/meta.json"):
+        match = re.fullmatch(r"step-(\d+)", meta.parent.name)
+        if match:
+            found.append((meta.parent.parent.name, int(match[1])))
+    return sorted(found)
+
+
+def missing_latents_error(
+    dataset: Path | str, model_id: str, step: int, *, detail: str | None = None
+) -> DatasetError:
+    """What to say when latents are asked for that are not there, with the command for them."""
+    stored = ", ".join(f"{name} step {number}" for name, number in list_latents(dataset))
+    return DatasetError(
+        detail
+        or f"{dataset} holds no latents of {model_id} at step {step} (stored: {stored or 'none'}).",
+        hint=f"Run: egodojo latents extract {dataset} --model MODEL --step {step}, where MODEL is "
+        f"the folder of {model_id}.",
+    )
+
+
+class LatentWriter:
+    """Writes the latents of one shard; several writers may work on different shards at once.
+
+    Example:
+        writer = LatentWriter(latent_dir("DATASET", "lam-0123abcd", 1), 0, {"every": 1})
+        writer.add(clip_id, rows)          # rows: float16 (num_rows, 32)
+        writer.finish()                    # clips-000000.f16 + clips-000000.rows.parquet
+    """
+
+    def __init__(self, folder: Path | str, shard_number: int, meta: Mapping[str, Any]) -> None:
+        """Takes the folder from `latent_dir` and facts for its meta.json.
+
+        Args:
+            folder: .../latents/<model_id>/step-<k>; made when missing.
+            shard_number: N of the shard clips-N.
+            meta: Written once; model_id and step come from the folder's name, `every` is the
+                distance between stored frames (default 1). A later writer must bring the same.
+        """
+        self.folder = Path(folder)
+        self._stem = f"clips-{shard_number:06d}"
+        step = int(self.folder.name.removeprefix("step-"))
+        self._meta = {"model_id": self.folder.parent.name, "step": step, "every": 1, **meta}
+        self._clip_ids: list[str] = []
+        self._rows: list[Float16Array] = []
+
+    def add(self, clip_id: str, rows: Float16Array) -> None:
+        """Takes a clip's (num_rows, 32) latents; zero rows say that the clip is too short."""
+        rows = np.asarray(rows)
+        if rows.dtype != np.float16 or rows.ndim != 2 or rows.shape[1] != LATENT_WIDTH:
+            raise ValueError(
+                f"latents must be float16 (rows, {LATENT_WIDTH}), not {rows.dtype} {rows.shape}"
+            )
+        if not np.isfinite(rows).all():
+            raise ValueError(f"the latents of clip {clip_id} hold values that are not finite")
+        self._clip_ids.append(clip_id)
+        self._rows.append(rows)
+
+    def finish(self) -> Path:
+        """Puts both files in place, rows last, and returns the path of the .f16 file."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._write_meta()
+        stem = self._free_stem()
+        counts = [len(rows) for rows in self._rows]
+        first = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])[:-1]
+        table = pa.table(
+            {"clip_id": self._clip_ids, "first_row": first, "num_rows": counts},
+            schema=ROWS_SCHEMA,
+        )
+        data_path = self.folder / f"{stem}.f16"
+        with _Replacement(data_path) as temporary, open(temporary, "wb") as file:
+            for rows in self._rows:
+                file.write(np.ascontiguousarray(rows).tobytes())
+        with _Replacement(self.folder / f"{stem}.rows.parquet") as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+        return data_path
+
+    def _free_stem(self) -> str:
+        number, stem = 0, self._stem
+        while (self.folder / f"{stem}.rows.parquet").exists():
+            number += 1
+            stem = f"{self._stem}.{number}"
+        return stem
+
+    def _write_meta(self) -> None:
+        path = self.folder / "meta.json"
+        if path.exists():
+            known = json.loads(path.read_text())
+            if known != json.loads(json.dumps(self._meta)):
+                changed = [k for k in {*known, *self._meta} if known.get(k) != self._meta.get(k)]
+                raise DatasetError(
+                    f"{self.folder} was written with other settings ({', '.join(sorted(changed))} "
+                    f"differ).",
+                    hint="Use the settings of its meta.json, or remove the folder and start again.",
+                )
+            return
+        with _Replacement(path) as temporary:
+            temporary.write_text(json.dumps(self._meta, indent=2, sort_keys=True) + "\n")
+
+
+class LatentReader:
+    """Reads stored latents through memory maps; opens a shard's files when first asked for them.
+
+    Example:
+        reader = LatentReader.open("DATASET", "lam-0123abcd", 1)
+        reader.rows(clip_id).shape         # (num_frames - 1, 32), float16
+    """
+
+    def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
+        """Use `open`."""
+        self.folder = folder
+        self.meta = meta
+        self._shards: OrderedDict[str, dict[str, Float16Array]] = OrderedDict()
+        self._everything: dict[str, Float16Array] | None = None
+
+    @classmethod
+    def open(cls, dataset: Path | str, model_id: str, step: int) -> LatentReader:
+        """Opens one model's latents at one step.
+
+        Raises:
+            DatasetError: They are not there; the hint is the command that makes them.
+        """
+        folder = latent_dir(dataset, model_id, step)
+        meta = folder / "meta.json"
+        if not meta.exists():
+            raise missing_latents_error(dataset, model_id, step)
+        return cls(folder, json.loads(meta.read_text()))
+
+    @property
+    def every(self) -> int:
+        """Latents are stored for frames 0, every, 2 every, ... of each clip."""
+        return int(self.meta.get("every", 1))
+
+    def has(self, clip_id: str, *, shard: str | None = None) -> bool:
+        """Whether a clip was extracted (a clip that is too short was, with zero rows)."""
+        return clip_id in self._find(shard)
+
+    def rows(self, clip_id: str, *, shard: str | None = None) -> Float16Array:
+        """A clip's latents, (num_rows, 32), a read-only view of the file.
+
+        Args:
+            clip_id: The clip.
+            shard: Its shard (`clips-000000`) when known: then only that shard's files are opened.
+
+        Raises:
+            DatasetError: No latents were extracted for this clip.
+        """
+        try:
+            return self._find(shard)[clip_id]
+        except KeyError:
+            raise DatasetError(f"{self.folder} holds no latents of clip {clip_id}.") from None
+
+    def window(
+        self, clip_id: str, *, first_frame: int, num_rows: int, shard: str | None = None
+    ) -> Float16Array:
+        """Latents of the `num_rows` transitions of a window that starts at `first_frame`.
+
+        The frames of the window are `step` apart: rows first_frame, first_frame + step, ... .
+
+        Raises:
+            DatasetError: The window leaves the clip, or does not lie on the grid of `every`.
+        """
+        step = int(self.meta["step"])
+        if first_frame % self.every or step % self.every:
+            raise DatasetError(
+                f"A window at frame {first_frame} with stride {step} does not lie on the grid of "
+                f"every {self.every} frames that {self.folder} holds."
+            )
+        rows = self.rows(clip_id, shard=shard)
+        first, stride = first_frame // self.every, step // self.every
+        picked = rows[first : first + (num_rows - 1) * stride + 1 : stride]
+        if len(picked) != num_rows:
+            raise DatasetError(
+                f"Clip {clip_id} has {len(rows)} latents in {self.folder}, too few for a window at "
+                f"frame {first_frame} of {num_rows} transitions."
+            )
+        return picked
+
+    def num_rows(self, shard: str) -> dict[str, int]:
+        """Rows stored for each extracted clip of one shard."""
+        return {clip_id: len(rows) for clip_id, rows in self._find(shard).items()}
+
+    def _find(self, shard: str | None) -> Mapping[str, Float16Array]:
+        if shard is None:
+            if self._everything is None:
+                self._everything = self._load(sorted(self.folder.glob("*.rows.parquet")))
+            return self._everything
+        if shard not in self._shards:
+            paths = [
+                self.folder / f"{shard}.rows.parquet",
+                *sorted(self.folder.glob(f"{shard}.*.rows.parquet")),
+            ]
+            self._shards[shard] = self._load([path for path in paths if path.exists()])
+            while len(self._shards) > _SHARDS_HELD:
+                self._shards.popitem(last=False)
+        self._shards.move_to_end(shard)
+        return self._shards[shard]
+
+    def _load(self, tables: Sequence[Path]) -> dict[str, Float16Array]:
+        found: dict[str, Float16Array] = {}
+        for path in tables:
+            table = pq.read_table(path, schema=ROWS_SCHEMA, partitioning=None)
+            data = _map_latents(path.with_name(path.name.replace(".rows.parquet", ".f16")))
+            columns = (table.column(name).to_pylist() for name in ROWS_SCHEMA.names)
+            for clip_id, first_row, num_rows in zip(*columns, strict=True):
+                if first_row + num_rows > len(data):
+                    raise DatasetError(
+                        f"{path} names rows up to {first_row + num_rows}, its .f16 file has "
+                        f"{len(data)}.",
+                        hint="Remove both files and run egodojo latents extract again.",
+                    )
+                found.setdefault(clip_id, data[first_row : first_row + num_rows])
+        return found
+
+
+def _map_latents(path: Path) -> Float16Array:
+    if not path.exists():
+        raise DatasetError(f"{path} is missing, its table of rows is there.")
+    if path.stat().st_size == 0:  # an empty file cannot be mapped
+        return np.zeros((0, LATENT_WIDTH), dtype=np.float16)
+    flat = np.memmap(path, dtype=np.float16, mode="r")
+    if len(flat) % LATENT_WIDTH:
+        raise DatasetError(f"{path} is no whole number of rows of {LATENT_WIDTH} float16 values.")
+    return flat.reshape(-1, LATENT_WIDTH).view(np.ndarray)
+
+
+class _Replacement:
+    """A temporary path that takes the place of the final one when the block ends well."""
+
+    def __init__(self, final: Path) -> None:
+        self._final = final
+        self._temporary = final.with_name(f"{final.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
+
+    def __enter__(self) -> Path:
+        return self._temporary
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None:
+            os.replace(self._temporary, self._final)
+        else:
+            self._temporary.unlink(missing_ok=True)

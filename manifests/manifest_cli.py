@@ -1,0 +1,108 @@
+"""`egodojo manifest`: query, count and verify a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .cli_support import LazyGroup, emit, output_options
+from .errors import EXIT_FAILED
+
+_MAX_WIDTH = 60
+
+_dataset = click.argument("dataset", type=click.Path(path_type=Path))
+
+
+@click.group(
+    cls=LazyGroup,
+    commands_at={
+        "preview": ("curation.preview_cli:preview", "Draw what was kept and dropped as a page.")
+    },
+    epilog="Example: egodojo manifest stats DATASET",
+)
+def manifest() -> None:
+    """Query, count, verify and draw a dataset."""
+
+
+@manifest.command(
+    epilog='Example: egodojo manifest sql DATASET "SELECT state, count(*) FROM files GROUP BY 1"'
+)
+@_dataset
+@click.argument("query")
+@click.option("--limit", default=50, show_default=True, help="Rows printed; --json prints all.")
+@output_options
+def sql(dataset: Path, query: str, limit: int, as_json: bool, quiet: bool) -> None:
+    """Run one SQL query (DuckDB) over files, videos, clips, kept, units, plan and scores."""
+    from .dataset import Dataset
+
+    found = Dataset.open(dataset).sql(query)
+    rows = (found if as_json else found.slice(0, limit)).to_pylist()
+
+    def text() -> str:
+        more = found.num_rows - len(rows)
+        note = f"\n({more} more rows; --limit shows more)" if more > 0 else ""
+        return aligned(found.schema.names, rows) + note
+
+    emit(rows, as_json=as_json, text=text, quiet=quiet)
+
+
+@manifest.command(epilog="Example: egodojo manifest stats DATASET --json")
+@_dataset
+@output_options
+def stats(dataset: Path, as_json: bool, quiet: bool) -> None:
+    """Count files by fate, clips by verdict and reason, hours by source."""
+    from . import stats as counting
+    from .dataset import Dataset
+
+    found = counting.stats(Dataset.open(dataset))
+    emit(found, as_json=as_json, text=lambda: counting.stats_text(found), quiet=quiet)
+
+
+@manifest.command(epilog="Example: egodojo manifest validate DATASET")
+@_dataset
+@output_options
+def validate(dataset: Path, as_json: bool, quiet: bool) -> None:
+    """Verify every reference between tables and every digest of the shards; exit 1 on problems."""
+    from .dataset import Dataset
+    from .validate import validate as find_problems
+
+    opened = Dataset.open(dataset)
+    problems = find_problems(opened)
+    result = {
+        "is_valid": not problems,
+        "num_problems": len(problems),
+        "problems": [asdict(problem) for problem in problems],
+        "versions": opened.versions,
+    }
+
+    def text() -> str:
+        if not problems:
+            return f"{opened.path} is valid."
+        lines = [f"{p.kind}  {p.where}: {p.detail}" for p in problems]
+        return "\n".join([*lines, f"{len(problems)} problems in {opened.path}."])
+
+    emit(result, as_json=as_json, text=text, quiet=quiet and not problems)
+    if problems:
+        raise click.exceptions.Exit(EXIT_FAILED)
+
+
+def aligned(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+    """Rows as a plain text table; long values are cut."""
+    table = [list(names), *([_cell(row[name]) for name in names] for row in rows)]
+    widths = [max(len(line[index]) for line in table) for index in range(len(names))]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in table
+    )
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= _MAX_WIDTH else text[: _MAX_WIDTH - 1] + "…"

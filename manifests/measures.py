@@ -1,0 +1,65 @@
+"""The measures of a clip: flat columns of `clips`, in order, that recipes may name.
+
+All picture measures are taken from a 320x240 picture of what was written. Luma runs from 16 (black)
+to 235 (white); camera motion is in widths of the picture, so neither size nor frame rate matters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """One column.
+
+    Attributes:
+        type: `double` or `int64`.
+        unit: What the number counts; `ratio` lies in [0, 1].
+        description: One sentence.
+    """
+
+    type: Literal["double", "int64"]
+    unit: str
+    description: str
+
+
+def _double(unit: str, description: str) -> Measure:
+    return Measure(type="double", unit=unit, description=description)
+
+
+MEASURES: dict[str, Measure] = {
+    "source_width_px": Measure(
+        type="int64", unit="px", description="Width of the source as displayed."
+    ),
+    "source_height_px": Measure(
+        type="int64", unit="px", description="Height of the source as displayed."
+    ),
+    "brightness_mean_luma": _double("luma levels", "Mean luma; black is 16, white is 235."),
+    "contrast_luma": _double("luma levels", "Mean over the frames of the deviation of luma."),
+    "underexposed_ratio": _double("ratio", "Share of pixels darker than 10 % of white."),
+    "overexposed_ratio": _double("ratio", "Share of pixels brighter than 97 % of white."),
+    "black_frames_ratio": _double("ratio", "Share of frames that are black in 98 % of pixels."),
+    "sharpness_luma": _double(
+        "luma levels", "Mean absolute second difference of neighbouring pixels."
+    ),
+    "camera_motion_width_per_s": _double(
+        "widths/s", "Mean speed of the picture as a whole (translation model)."
+    ),
+    "camera_motion_p95_width_per_s": _double("widths/s", "95th percentile of that speed."),
+    "camera_shake_width_per_s": _double(
+        "widths/s", "Mean deviation of camera velocity from its half-second average."
+    ),
+    "residual_motion_luma": _double(
+        "luma levels", "Mean change of 8x8 blocks from frame to frame, camera motion taken out."
+    ),
+    "residual_motion_p95_luma": _double("luma levels", "95th percentile over the frames."),
+    "changing_blocks_ratio": _double(
+        "ratio", "Share of 8x8 blocks that change within half a second, mean over the clip."
+    ),
+    "changing_blocks_p95_ratio": _double("ratio", "95th percentile over the half seconds."),
+    "still_ratio": _double("ratio", "Share of half seconds in which no block changes visibly."),
+    "longest_frozen_s": _double("s", "Longest stretch in which one and the same picture stands."),
+    "frozen_ratio": _double("ratio", "That stretch over the clip's duration."),
+}

@@ -1,0 +1,150 @@
+"""What a dataset fixes once: how clips are cut and encoded, and the gates of what is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from .config import digest, load_config, read_yaml, to_dict
+from .errors import ConfigError, DatasetError
+from .recipe import MIN_DURATION_S, MIN_FRAMES, Rule
+from .schema import FORMAT_VERSION
+
+SETTINGS_FILE = "dataset.yaml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeSettings:
+    """How pictures are written.
+
+    Attributes:
+        width: Output width in pixels, even.
+        height: Output height in pixels, even.
+        crf: x264 constant rate factor, 0 (lossless) to 51.
+        preset: x264 preset.
+        gop: Frames per closed group of pictures.
+        max_fps: Highest frame rate; None keeps every displayed frame.
+    """
+
+    width: int = 640
+    height: int = 480
+    crf: int = 20
+    preset: str = "veryfast"
+    gop: int = 12
+    max_fps: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("width", "height"):
+            value = getattr(self, name)
+            if value < 16 or value % 2:
+                raise ConfigError(f"encode.{name} is {value}, must be an even number >= 16.")
+        if not 0 <= self.crf <= 51:
+            raise ConfigError(f"encode.crf is {self.crf}, must lie in 0..51.")
+        if self.gop < 1:
+            raise ConfigError(f"encode.gop is {self.gop}, must be at least 1.")
+        if self.max_fps is not None and self.max_fps <= 0:
+            raise ConfigError(f"encode.max_fps is {self.max_fps}, must be above 0.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetSettings:
+    """The content of `dataset.yaml`; everything but the name goes into the digest.
+
+    Attributes:
+        name: A name for people.
+        clip_len_s: Longest clip, in seconds.
+        unit_len_s: Video per unit of work, in seconds.
+        min_frames: A shorter clip gets the gate `too_short`.
+        min_duration_s: So does one of fewer seconds.
+        encode: How pictures are written.
+        gates: Rules that decide which clips are written, in order.
+    """
+
+    name: str
+    clip_len_s: float = 20.0
+    unit_len_s: float = 600.0
+    min_frames: int = MIN_FRAMES
+    min_duration_s: float = MIN_DURATION_S
+    encode: EncodeSettings = field(default_factory=EncodeSettings)
+    gates: tuple[Rule, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("clip_len_s", "unit_len_s"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}, must be above 0 seconds.")
+        if self.min_frames < 1 or self.min_duration_s < 0:
+            raise ConfigError("min_frames must be at least 1 and min_duration_s at least 0.")
+
+    @property
+    def digest(self) -> str:
+        """64 hex digits over everything that decides the bytes: all but the name."""
+        content = {key: value for key, value in to_dict(self).items() if key != "name"}
+        return digest(content)
+
+
+def settings_text(settings: DatasetSettings) -> str:
+    """The text of `dataset.yaml`."""
+    content = to_dict(settings)
+    whole = {
+        "name": content.pop("name"),
+        "format_version": FORMAT_VERSION,
+        "digest": settings.digest,
+        "settings": content,
+    }
+    text: str = yaml.safe_dump(whole, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def read_settings(path: Path) -> DatasetSettings:
+    """Read `dataset.yaml` of a dataset folder.
+
+    Raises:
+        DatasetError: No dataset there, another format version, or an edited file.
+    """
+    file = path / SETTINGS_FILE
+    if not file.is_file():
+        raise DatasetError(
+            f"{path} is not a dataset: it has no {SETTINGS_FILE}.",
+            hint=f"`egodojo curate INPUT --out {path}` makes one.",
+        )
+    content = read_yaml(file)
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
+        raise DatasetError(
+            f"{file} has the format version {version!r}; this egodojo reads {FORMAT_VERSION}.",
+            hint="Update egodojo, or make the dataset again.",
+        )
+    values = {**(content.get("settings") or {}), "name": content.get("name")}
+    settings = load_config(DatasetSettings, values=values, where=str(file))
+    if settings.digest != content.get("digest"):
+        raise DatasetError(
+            f"{file} was changed after it was written: its digest does not fit its settings.",
+            hint="Settings are fixed once written; put the original file back.",
+        )
+    return settings
+
+
+def check_same_settings(existing: DatasetSettings, wanted: DatasetSettings, path: Path) -> None:
+    """Refuse to go on with a dataset under other settings than it was made with.
+
+    Raises:
+        ConfigError: Names the first setting that differs.
+    """
+    if existing.digest == wanted.digest:
+        return
+    old, new = to_dict(existing), to_dict(wanted)
+    for key in old:
+        if key != "name" and old[key] != new[key]:
+            raise ConfigError(
+                f"The dataset {path} was made with {key} = {_short(old[key])}, "
+                f"this command asks for {_short(new[key])}.",
+                hint="Only `keep` rules may change on an existing dataset (`egodojo decide`); "
+                "for another gate, clip or encode setting choose a new --out.",
+            )
+
+
+def _short(value: object) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000).strip()
+    return text.removesuffix("...").strip()

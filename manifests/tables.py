@@ -1,0 +1,248 @@
+"""Delta Lake tables: create, append, replace, read. The one place where rows are written and read.
+
+Reading never uses deltalake's own pyarrow bridge (it aborts the process at exit now and then);
+the live files go into a `pyarrow.dataset` with the table's full schema instead.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.fs as pafs
+from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+
+from .errors import DatasetError, StorageError
+
+_METADATA_PREFIX = "egodojo."
+_TABLE_PROPERTIES = {"delta.enableExpiredLogCleanup": "false"}
+_NUM_ATTEMPTS = 20
+# delta-rs takes these for URL syntax: it panics or writes somewhere else.
+_UNFIT = "%[]^|\\"
+
+
+class ConflictError(StorageError):
+    """Somebody else committed to the table first."""
+
+
+def connect() -> duckdb.DuckDBPyConnection:
+    """A connection of its own to this process's in-memory DuckDB: make only TEMP views in it.
+
+    It never downloads anything and sees no Python variables.
+    """
+    return _database().cursor()
+
+
+@lru_cache(maxsize=1)
+def _database() -> duckdb.DuckDBPyConnection:
+    settings: dict[str, Any] = {
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+        "python_enable_replacements": "false",
+    }
+    return duckdb.connect(":memory:", config=settings)
+
+
+def check_path(path: Path) -> None:
+    """Refuse dataset paths that delta-rs cannot handle.
+
+    Raises:
+        DatasetError: Names the character.
+    """
+    for character in str(path):
+        if character in _UNFIT or unicodedata.category(character) in ("Cc", "Cs"):
+            raise DatasetError(
+                f"The dataset path {str(path)!r} contains {character!r}, which its tables cannot "
+                "handle.",
+                hint=f"Choose a path without {' '.join(_UNFIT)}; spaces and Unicode are fine.",
+            )
+
+
+def create(path: Path, schema: pa.Schema) -> None:
+    """Create an empty table; one that is already there is left as it is."""
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        DeltaTable.create(path, schema, mode="ignore", configuration=dict(_TABLE_PROPERTIES))
+    except (DeltaError, OSError) as error:
+        raise _write_failed(path, error) from error
+
+
+def exists(path: Path) -> bool:
+    """Whether a table was created at a path."""
+    return (path / "_delta_log").is_dir() and bool(DeltaTable.is_deltatable(str(path)))
+
+
+def open_table(path: Path, version: int | None = None) -> DeltaTable:
+    """Open a table at its newest or at a given version.
+
+    Raises:
+        DatasetError: No such table, or a version that never was or is no longer there.
+    """
+    try:
+        table = DeltaTable(path, version=version)
+    except TableNotFoundError as error:
+        raise DatasetError(
+            f"The table {path.name} is missing at {path}.",
+            hint="The dataset folder is incomplete; restore it from a copy.",
+        ) from error
+    except (DeltaError, OSError) as error:
+        raise _lost(path, version, error) from error
+    if version is not None and not all(Path(file).is_file() for file in live_files(table)):
+        raise _lost(path, version, None)
+    return table
+
+
+def append(
+    table: DeltaTable,
+    rows: pa.Table,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    merge_schema: bool = False,
+    if_unchanged: bool = False,
+) -> None:
+    """Append checked rows in one commit; `table` then stands at the new version.
+
+    Raises:
+        ConflictError: Somebody committed since `table` was opened, under `if_unchanged`.
+    """
+    schema_mode = "merge" if merge_schema else None
+    num_retries = 0 if if_unchanged else _NUM_ATTEMPTS
+    try:
+        _write(table, rows, "append", metadata, schema_mode, num_retries)
+    except CommitFailedError as error:
+        raise _conflict(table) if if_unchanged else _write_failed(table, error) from error
+
+
+def replace(
+    table: DeltaTable, rows: pa.Table, *, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Replace all rows and columns in one commit; older versions stay reachable.
+
+    Of several at once the last one stands alone: each sees what the one before it wrote. (With
+    delta-rs' own retries, rows written meanwhile would stay beside the new ones.)
+    """
+    for _ in range(_NUM_ATTEMPTS):
+        table.update_incremental()
+        try:
+            _write(table, rows, "overwrite", metadata, "overwrite", 0)
+            return
+        except CommitFailedError:
+            continue
+    raise _conflict(table)
+
+
+def delete(table: DeltaTable, column: str, values: Sequence[str]) -> None:
+    """Delete the rows whose `column` is one of `values` (hex ids) in one commit."""
+    assert all(value.isalnum() for value in values), values
+    listed = ", ".join(f"'{value}'" for value in values)
+    try:
+        table.delete(f"{column} IN ({listed})")
+    except (DeltaError, OSError) as error:
+        raise _write_failed(table, error) from error
+
+
+def live_files(table: DeltaTable) -> list[str]:
+    """Local paths of the Parquet files that make up a table's version."""
+    return sorted(unquote(uri).removeprefix("file://") for uri in table.file_uris())
+
+
+def schema_of(table: DeltaTable) -> pa.Schema:
+    """The table's full schema."""
+    return pa.schema(table.schema().to_arrow())
+
+
+def dataset_of(table: DeltaTable, known: pa.Schema | None = None) -> pads.Dataset:
+    """The rows of a table as a pyarrow dataset; columns a file does not have read as NULL.
+
+    Args:
+        table: An open table.
+        known: Columns to show even when the table was made before they existed.
+    """
+    schema = schema_of(table)
+    missing = [field for field in known or () if field.name not in schema.names]
+    if missing:
+        schema = pa.schema([*schema, *missing])
+    return pads.dataset(
+        live_files(table), schema=schema, format="parquet", filesystem=pafs.LocalFileSystem()
+    )
+
+
+def metadata_of(path: Path, version: int) -> dict[str, str]:
+    """Metadata of the newest commit up to `version` that carries any; {} when none does."""
+    for number in range(version, -1, -1):
+        found = _commit_metadata(path / "_delta_log" / f"{number:020d}.json")
+        if found:
+            return found
+    return {}
+
+
+def _commit_metadata(commit: Path) -> dict[str, str]:
+    if not commit.is_file():
+        return {}
+    actions = (json.loads(line) for line in commit.read_text(encoding="utf-8").splitlines())
+    infos = (action["commitInfo"] for action in actions if "commitInfo" in action)
+    info: dict[str, Any] = next(infos, {})
+    return {
+        key.removeprefix(_METADATA_PREFIX): str(value)
+        for key, value in info.items()
+        if key.startswith(_METADATA_PREFIX)
+    }
+
+
+def _write(
+    table: DeltaTable,
+    rows: pa.Table,
+    mode: Any,
+    metadata: Mapping[str, str] | None,
+    schema_mode: Any,
+    num_retries: int,
+) -> None:
+    named = {f"{_METADATA_PREFIX}{key}": value for key, value in (metadata or {}).items()}
+    properties = CommitProperties(custom_metadata=named, max_commit_retries=num_retries)
+    try:
+        write_deltalake(
+            table, rows, mode=mode, schema_mode=schema_mode, commit_properties=properties
+        )
+    except CommitFailedError:
+        raise
+    except (DeltaError, OSError) as error:
+        raise _write_failed(table, error) from error
+
+
+def _path_of(table: DeltaTable) -> Path:
+    return Path(unquote(table.table_uri).removeprefix("file://"))
+
+
+def _conflict(table: DeltaTable) -> ConflictError:
+    return ConflictError(
+        f"The table {_path_of(table)} was changed by another command meanwhile.",
+        hint="Run the command again.",
+    )
+
+
+def _lost(path: Path, version: int | None, error: Exception | None) -> DatasetError:
+    if version is None:
+        why = " ".join(str(error).split())
+        return DatasetError(f"The table {path.name} at {path} cannot be read: {why}")
+    return DatasetError(
+        f"Version {version} of the table {path.name} is not there (any more) in {path.parent}.",
+        hint="Open the dataset without pinned versions, or plan the mixture again.",
+    )
+
+
+def _write_failed(table: DeltaTable | Path, error: Exception) -> StorageError:
+    path = table if isinstance(table, Path) else _path_of(table)
+    why = " ".join(str(error).split())
+    return StorageError(
+        f"Cannot write the table {path.name} at {path}: {why}",
+        hint="Check free space and permissions, then rerun the command: it goes on.",
+    )

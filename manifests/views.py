@@ -1,0 +1,188 @@
+"""SQL views over a dataset's tables: clips with their verdict and scores, and one fate per file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import duckdb
+import pyarrow.dataset as pads
+
+from .records import NOTE_STAGES, WORKER_DIED_STAGE
+from .tables import connect
+
+RESERVED = ("videos", "plan", "units", "clips", "kept", "files", "decisions")
+"""Names of views, which no score table may take."""
+
+FILE_STATES = (
+    "unreadable",
+    "duplicate",
+    "pending",
+    "quarantined",
+    "failed",
+    "processed",
+    "no_clips",
+)
+"""What becomes of an input; the first that fits."""
+
+_NOTES = ", ".join(f"'{stage}'" for stage in NOTE_STAGES)
+
+# A clip counts only when its unit is in `units`: the rows of a killed commit stay invisible.
+_COMMITTED = """
+CREATE TEMP VIEW _committed AS
+SELECT * FROM _clips WHERE unit_id IN (SELECT unit_id FROM units)
+"""
+
+_KEPT = "CREATE TEMP VIEW kept AS SELECT * FROM clips WHERE verdict = 'keep'"
+
+_FILES = f"""
+CREATE TEMP VIEW files AS
+WITH parts AS (
+    SELECT unit_id, unnest(parts) AS part FROM plan
+), planned AS (
+    SELECT
+        part.uri AS uri,
+        any_value(part.video_id) AS video_id,
+        bool_or(u.unit_id IS NULL) AS is_pending,
+        coalesce(bool_or(u.state = 'quarantined'), false) AS in_quarantined_unit,
+        coalesce(bool_or(u.state = 'failed'), false) AS in_failed_unit
+    FROM parts LEFT JOIN units AS u USING (unit_id)
+    GROUP BY part.uri
+), planned_once AS (
+    SELECT video_id, min(uri) AS uri FROM planned GROUP BY video_id
+), problems AS (
+    SELECT number, unnest(problems) AS problem FROM units
+), problem_of AS (
+    SELECT
+        problem.video_id AS video_id,
+        bool_or(problem.stage = '{WORKER_DIED_STAGE}') AS worker_died,
+        bool_or(problem.stage NOT IN ({_NOTES})) AS has_failed,
+        first(problem ORDER BY problem.stage <> '{WORKER_DIED_STAGE}', number, problem.stage)
+            FILTER (problem.stage NOT IN ({_NOTES})) AS worst,
+        first(problem.error ORDER BY number, problem.stage)
+            FILTER (problem.stage IN ({_NOTES})) AS note,
+        coalesce(sum(problem.num_frames_expected - problem.num_frames_decoded), 0) > 0
+            AS is_damaged
+    FROM problems GROUP BY problem.video_id
+), clip_counts AS (
+    SELECT
+        uri,
+        count(*) FILTER (gate IS NULL) AS num_clips,
+        count(*) FILTER (gate IS NOT NULL) AS num_gated,
+        count(*) FILTER (verdict = 'keep') AS num_kept,
+        count(*) FILTER (verdict IS NOT NULL) AS num_decided,
+        coalesce(sum(end_s - start_s) FILTER (gate IS NULL), 0.0) AS written_s,
+        coalesce(sum(end_s - start_s) FILTER (verdict = 'keep'), 0.0) AS kept_s
+    FROM clips GROUP BY uri
+), drops AS (
+    SELECT
+        uri,
+        coalesce(gate, reason) AS why,
+        round(sum(end_s - start_s), 6) AS dropped_s,
+        count(*) FILTER (gate IS NOT NULL) AS num_gated
+    FROM clips WHERE gate IS NOT NULL OR verdict = 'drop'
+    GROUP BY ALL
+), drop_reason AS (
+    SELECT
+        uri,
+        first(why ORDER BY dropped_s DESC, why) AS most_seconds,
+        first(why ORDER BY num_gated DESC, why) AS most_gated
+    FROM drops GROUP BY uri
+), fates AS (
+    SELECT
+        v.*,
+        CASE
+            WHEN v.state = 'unreadable' THEN 'unreadable'
+            WHEN p.uri IS NULL AND o.uri IS NOT NULL THEN 'duplicate'
+            WHEN p.uri IS NULL OR p.is_pending THEN 'pending'
+            WHEN p.in_quarantined_unit OR coalesce(q.worker_died, false) THEN 'quarantined'
+            WHEN p.in_failed_unit OR coalesce(q.has_failed, false) THEN 'failed'
+            WHEN coalesce(c.num_clips, 0) > 0 THEN 'processed'
+            ELSE 'no_clips'
+        END AS fate,
+        o.uri AS planned_uri, q.worst, q.note, q.is_damaged,
+        c.num_clips, c.num_gated, c.num_kept, c.num_decided, c.written_s, c.kept_s,
+        d.most_seconds, d.most_gated
+    FROM videos AS v
+    LEFT JOIN planned AS p ON p.uri = v.uri
+    LEFT JOIN planned_once AS o ON o.video_id = v.video_id
+    LEFT JOIN problem_of AS q ON q.video_id = v.video_id
+    LEFT JOIN clip_counts AS c ON c.uri = v.uri
+    LEFT JOIN drop_reason AS d ON d.uri = v.uri
+)
+SELECT
+    uri, source, embodiment, video_id,
+    fate AS state,
+    CASE fate
+        WHEN 'unreadable' THEN reason
+        WHEN 'duplicate' THEN 'duplicate'
+        WHEN 'quarantined' THEN coalesce(worst.stage, 'unit')
+        WHEN 'failed' THEN coalesce(worst.stage, 'unit')
+        WHEN 'processed' THEN most_seconds
+        WHEN 'no_clips' THEN most_gated
+    END AS reason,
+    CASE fate
+        WHEN 'unreadable' THEN detail
+        WHEN 'duplicate' THEN planned_uri
+        WHEN 'quarantined' THEN worst.error
+        WHEN 'failed' THEN worst.error
+        WHEN 'processed' THEN note
+        WHEN 'no_clips' THEN note
+    END AS detail,
+    fate NOT IN ('unreadable', 'duplicate') AND coalesce(is_damaged, false) AS is_damaged,
+    duration_s,
+    num_frames_declared,
+    coalesce(num_clips, 0) AS num_clips,
+    coalesce(num_gated, 0) AS num_gated,
+    coalesce(num_kept, 0) AS num_kept,
+    coalesce(written_s, 0.0) AS written_s,
+    coalesce(kept_s, 0.0) AS kept_s,
+    CASE
+        WHEN num_kept > 0 THEN 'keep'
+        WHEN fate = 'pending' THEN NULL
+        WHEN coalesce(num_clips, 0) > 0 AND num_decided = 0 THEN NULL
+        ELSE 'drop'
+    END AS verdict
+FROM fates
+"""
+
+
+def open_views(
+    tables: Mapping[str, pads.Dataset], scores: Mapping[str, pads.Dataset]
+) -> duckdb.DuckDBPyConnection:
+    """A DuckDB in which the tables, the score tables and the views of `RESERVED` can be queried.
+
+    In `clips`, `kept` and so in recipes, every score table is one struct column of its name:
+    `hands.hands_ratio` reads a score with no join written by hand, NULL where a clip has none.
+    """
+    con = connect()
+    for name, data in tables.items():
+        con.register("_clips" if name == "clips" else name, data)
+    for name, data in scores.items():
+        con.register(name, data)
+    con.execute(_COMMITTED)
+    con.execute(clips_view({name: data.schema.names for name, data in scores.items()}))
+    con.execute(_KEPT)
+    con.execute(_FILES)
+    return con
+
+
+def clips_view(scores: Mapping[str, list[str]]) -> str:
+    """SQL of the view `clips`: committed clips, their decision and a struct per score table."""
+    columns, joins = [], []
+    for index, (name, names) in enumerate(scores.items()):
+        fields = ", ".join(f"{quoted(n)} := {quoted(n)}" for n in names if n != "clip_id")
+        packed = f"struct_pack({fields})" if fields else "true"
+        columns.append(f", s{index}.packed AS {quoted(name)}")
+        joins.append(
+            f"LEFT JOIN (SELECT clip_id, {packed} AS packed FROM {quoted(name)}) AS s{index} "
+            "USING (clip_id)"
+        )
+    return (
+        f"CREATE TEMP VIEW clips AS SELECT c.*, d.verdict, d.reason{''.join(columns)} "
+        f"FROM _committed AS c LEFT JOIN decisions AS d USING (clip_id) {' '.join(joins)}"
+    )
+
+
+def quoted(name: str) -> str:
+    """An SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'

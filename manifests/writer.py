@@ -1,0 +1,171 @@
+"""The one writer of a dataset: appends in the order that makes every kill harmless."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from . import rows, schema, tables
+from .errors import DatasetError
+from .records import UNIT_STATES, PlannedUnit
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+    from .dataset import Dataset
+    from .lock import Lock
+
+_log = logging.getLogger(__name__)
+_TEMPORARY = re.compile(r".+\.tmp-([0-9a-f]+)\Z")
+
+Row = Mapping[str, Any]
+
+
+class Writer:
+    """Appends to a dataset while holding its lock; made by `Dataset.writer`.
+
+    Clips are committed before their unit, and a clip counts only when its unit is there. After a
+    commit that failed nothing more is written: the rerun looks at what is there and goes on.
+    """
+
+    def __init__(self, dataset: Dataset, lock: Lock) -> None:
+        self._dataset = dataset
+        self._lock = lock
+        self._has_failed = False
+        self._planned: set[str] = set()
+        self._finished: set[str] = set()
+
+    @property
+    def token(self) -> str:
+        """Ends the names of temporary files: `<final>.tmp-<token>`."""
+        return self._lock.token
+
+    def recover(self) -> None:
+        """Remove what a killed writer left: clips without a unit, other tokens' temporary files."""
+        self._planned = set(self._ids("plan"))
+        self._finished = set(self._ids("units"))
+        orphans = self._orphans()
+        if orphans:
+            _log.info("removing clips of %d units that were not committed", len(orphans))
+            with self._commit("clips") as table:
+                tables.delete(table, "unit_id", orphans)
+        for folder in (self._dataset.path, self._dataset.path / "shards"):
+            for file in folder.iterdir():
+                found = _TEMPORARY.match(file.name)
+                if found and found[1] != self.token:
+                    file.unlink(missing_ok=True)
+
+    def append_videos(self, videos: Sequence[Row] | pa.Table) -> None:
+        """Append rows of `videos`, in one commit."""
+        self._append("videos", videos)
+
+    def append_plan(self, planned: Sequence[Row | PlannedUnit]) -> None:
+        """Append rows of `plan`, in one commit, before any of their work begins.
+
+        Raises:
+            DatasetError: A unit that is planned already.
+        """
+        listed = [unit.row() if isinstance(unit, PlannedUnit) else unit for unit in planned]
+        ids = [row["unit_id"] for row in listed]
+        _refuse_known(ids, self._planned, "planned")
+        self._append("plan", listed)
+        self._planned.update(ids)
+
+    def commit_units(self, results: Sequence[tuple[Row, Sequence[Row]]]) -> None:
+        """Commit finished units: all their clip rows first, then the units.
+
+        Args:
+            results: Per unit its row of `units` and its rows of `clips`.
+
+        Raises:
+            DatasetError: A row that does not fit its table or its unit; nothing was written then.
+        """
+        if not results:
+            return
+        for unit, clips in results:
+            self._check_unit(unit, clips)
+        ids = [unit["unit_id"] for unit, _ in results]
+        _refuse_known(ids, self._finished, "finished")
+        clips = _checked("clips", [clip for _, clips in results for clip in clips])
+        units = _checked("units", [unit for unit, _ in results])
+        if clips.num_rows:
+            with self._commit("clips") as table:
+                tables.append(table, clips, merge_schema=True)
+        with self._commit("units") as table:
+            tables.append(table, units)
+        self._finished.update(ids)
+
+    def _append(self, name: str, batch: Sequence[Row] | pa.Table) -> None:
+        checked = _checked(name, batch)
+        if checked.num_rows:
+            with self._commit(name) as table:
+                tables.append(table, checked)
+
+    @contextmanager
+    def _commit(self, name: str) -> Iterator[DeltaTable]:
+        if self._has_failed:
+            raise DatasetError(
+                f"An earlier write to {self._dataset.path} failed; nothing more is written.",
+                hint="Rerun the command: it goes on from what was committed.",
+            )
+        self._lock.check()
+        try:
+            yield self._dataset._tables[name]
+        except BaseException:
+            self._has_failed = True
+            raise
+        finally:
+            self._dataset._con = None
+
+    def _orphans(self) -> list[str]:
+        query = "SELECT DISTINCT unit_id FROM _clips ANTI JOIN units USING (unit_id) ORDER BY 1"
+        found: list[str] = self._dataset.sql(query).column("unit_id").to_pylist()
+        return found
+
+    def _ids(self, name: str) -> list[str]:
+        data = tables.dataset_of(self._dataset._tables[name])
+        found: list[str] = data.to_table(["unit_id"]).column("unit_id").to_pylist()
+        return found
+
+    def _check_unit(self, unit: Row, clips: Sequence[Row]) -> None:
+        unit_id, number = unit.get("unit_id"), unit.get("number")
+        if unit_id not in self._planned:
+            raise DatasetError(f"Unit {number} ({unit_id}) is not in the plan.")
+        if unit.get("state") not in UNIT_STATES:
+            raise DatasetError(f"Unit {number}: the state {unit.get('state')!r} is unknown.")
+        num_gated = sum(clip.get("gate") is not None for clip in clips)
+        if (unit.get("num_clips"), unit.get("num_gated")) != (len(clips) - num_gated, num_gated):
+            raise DatasetError(
+                f"Unit {number} counts {unit.get('num_clips')} written and "
+                f"{unit.get('num_gated')} gated clips, its rows {len(clips) - num_gated} and "
+                f"{num_gated}."
+            )
+        for clip in clips:
+            shard = None if clip.get("gate") is not None else unit.get("shard")
+            if clip.get("unit_id") != unit_id or clip.get("shard") != shard:
+                raise DatasetError(
+                    f"Clip {clip.get('clip_id')} does not fit unit {number}: unit_id "
+                    f"{clip.get('unit_id')!r}, shard {clip.get('shard')!r}.",
+                    hint="A written clip names its unit's shard, a gated one none.",
+                )
+
+
+def _checked(name: str, batch: Sequence[Row] | pa.Table) -> pa.Table:
+    return rows.checked_table(
+        batch, schema.TABLES[name], table=name, required=schema.REQUIRED[name]
+    )
+
+
+def _refuse_known(ids: Sequence[str], known: set[str], what: str) -> None:
+    seen = set(known)
+    for unit_id in ids:
+        if unit_id in seen:
+            raise DatasetError(
+                f"Unit {unit_id} is {what} already.", hint="Each unit is committed once."
+            )
+        seen.add(unit_id)

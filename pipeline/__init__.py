@@ -1,0 +1,1 @@
+"""How work runs: video I/O, shards, Ray, and the one training loop."""

@@ -1,0 +1,1 @@
+"""World models: video tokenizer, action-conditioned diffusion transformer, training, rollouts."""
