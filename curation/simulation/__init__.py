@@ -1,0 +1,1 @@
+"""Simulated bodies doing known motions: MuJoCo physics, ray-traced pictures, truth beside them."""

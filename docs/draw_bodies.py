@@ -1,0 +1,42 @@
+"""Draws docs/img/bodies.jpg: the four simulated bodies doing one motion, a row each.
+
+`python docs/draw_bodies.py FOOTAGE` reads the videos that `egodojo simulate` wrote.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline.video import decode
+
+BODIES = ("sim_human", "sim_humanoid", "sim_arm7", "sim_arm6")
+NUM_COLUMNS, WIDTH, HEIGHT, GAP = 6, 240, 180, 4
+
+
+def row(video: Path) -> list[Image.Image]:
+    """Pictures spread evenly over a video."""
+    frames = [decoded.frame for decoded in decode(video)]
+    chosen = np.linspace(0, len(frames) - 1, NUM_COLUMNS).round().astype(int)
+    return [frames[i].to_image().resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS) for i in chosen]
+
+
+def main() -> None:
+    """Tile one video of each body."""
+    footage, motion = Path(sys.argv[1]), "lift"
+    rows = [row(sorted(footage.glob(f"{body}-*-{motion}.mp4"))[0]) for body in BODIES]
+    width = NUM_COLUMNS * (WIDTH + GAP) - GAP
+    sheet = Image.new("RGB", (width, len(rows) * (HEIGHT + GAP) - GAP), "white")
+    for y, pictures in enumerate(rows):
+        for x, picture in enumerate(pictures):
+            sheet.paste(picture, (x * (WIDTH + GAP), y * (HEIGHT + GAP)))
+    out = Path(__file__).parent / "img" / "bodies.jpg"
+    out.parent.mkdir(exist_ok=True)
+    sheet.save(out, quality=88, optimize=True)
+
+
+if __name__ == "__main__":
+    main()

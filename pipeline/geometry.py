@@ -1,0 +1,65 @@
+"""Where the written picture lies inside the stored one: display size and centre crop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CropBox:
+    """A rectangle in stored pixels; offsets are even, so chroma planes are cut on the same edge."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def displayed_size(
+    width: int, height: int, *, sample_aspect: Fraction, rotation: int
+) -> tuple[int, int]:
+    """Return the size (width, height) at which a stored picture is shown."""
+    shown = max(1, round(width * sample_aspect))
+    return (height, shown) if rotation % 180 else (shown, height)
+
+
+def crop_box(
+    width: int, height: int, *, sample_aspect: Fraction, rotation: int, aspect: Fraction
+) -> CropBox:
+    """Find the largest centred box of a display aspect inside a stored picture.
+
+    Sides and offsets are rounded down to even; a picture of one pixel is its own box.
+
+    Args:
+        width, height: Stored size in pixels.
+        sample_aspect: Width of a stored pixel over its height.
+        rotation: Degrees by which the stored picture is turned to be shown.
+        aspect: Width over height of the box as displayed.
+    """
+    stored_aspect = (1 / aspect if rotation % 180 else aspect) / sample_aspect
+    if Fraction(width, height) > stored_aspect:
+        wide, tall = int(height * stored_aspect), height
+    else:
+        wide, tall = width, int(width / stored_aspect)
+    wide, tall = _even(wide), _even(tall)
+    left, top = (width - wide) // 2, (height - tall) // 2
+    return CropBox(left=left - left % 2, top=top - top % 2, width=wide, height=tall)
+
+
+def _even(side: int) -> int:
+    return max(side - side % 2, min(side, 2), 1)
+
+
+def crop_planes(planes: list[NDArray[np.uint8]], box: CropBox) -> list[NDArray[np.uint8]]:
+    """Cut 4:2:0 planes to a box without copying them."""
+    cut = []
+    for place, plane in enumerate(planes):
+        step = 2 if place else 1
+        rows = slice(box.top // step, box.top // step + -(-box.height // step))
+        columns = slice(box.left // step, box.left // step + -(-box.width // step))
+        cut.append(plane[rows, columns])
+    return cut

@@ -1,0 +1,85 @@
+"""What became of one unit of work, and the one place where a work function is called.
+
+Every engine calls `attempt`, so an exception is worded the same inline, in Ray and in a process of
+its own.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+Unit = TypeVar("Unit")
+Kind = Literal["ok", "raised", "died", "timeout"]
+MAX_ERROR_CHARS = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome(Generic[Unit]):
+    """One finished unit, whatever its end.
+
+    Attributes:
+        unit: The unit as it was handed in.
+        result: What the work function returned; None unless `kind` is `ok`.
+        error: One line saying what went wrong; None when `kind` is `ok`.
+        kind: `ok`; `raised` (an exception: never tried again); `died` (the process was lost);
+            `timeout` (stopped at its time limit).
+        attempts: How often it was started, 1 for most.
+        seconds: Wall time of the last attempt.
+        traceback: Where an exception was raised, for the log; None otherwise.
+    """
+
+    unit: Unit
+    result: Any = None
+    error: str | None = None
+    kind: Kind = "ok"
+    attempts: int = 1
+    seconds: float = 0.0
+    traceback: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One call of a work function, in the shape that crosses a process."""
+
+    result: Any = None
+    error: str | None = None
+    seconds: float = 0.0
+    traceback: str | None = None
+
+    def outcome(self, unit: Unit, attempts: int = 1) -> Outcome[Unit]:
+        """The same as the outcome of `unit`."""
+        return Outcome(
+            unit=unit,
+            result=self.result,
+            error=self.error,
+            kind="ok" if self.error is None else "raised",
+            attempts=attempts,
+            seconds=self.seconds,
+            traceback=self.traceback,
+        )
+
+
+def attempt(call: Callable[[], Any]) -> Attempt:
+    """Call a work function once; an exception becomes a record, Ctrl-C still passes through."""
+    started = time.perf_counter()
+    try:
+        result = call()
+    except (Exception, SystemExit) as error:
+        return Attempt(
+            error=describe(error),
+            seconds=time.perf_counter() - started,
+            traceback="".join(traceback.format_exception(error)),
+        )
+    return Attempt(result=result, seconds=time.perf_counter() - started)
+
+
+def describe(error: BaseException) -> str:
+    """An exception as one line: its type, its message and the notes added on the way."""
+    words = [str(error), *getattr(error, "__notes__", [])]
+    text = " ".join(" ".join(words).split())
+    line = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return line if len(line) <= MAX_ERROR_CHARS else line[: MAX_ERROR_CHARS - 1] + "…"

@@ -1,0 +1,500 @@
+"""The only home of PyAV and decord: probing, exact decoding, scaling, encoding, random access.
+
+Decoders and encoders use one thread: work is spread over processes, and the same input gives the
+same frames and the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import os
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, cast
+
+import av
+import numpy as np
+from av.codec.context import CodecContext, Flags
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import PictureType, VideoFrame
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from manifests.errors import SampleError, VideoError
+from manifests.settings import EncodeSettings
+
+from .clip_profile import ENCODER_DEFAULTS, ClipClock, x264_options
+from .frames import DecodedFrame, DecodeReport, FrameStream, check_for_decord
+from .geometry import crop_planes
+from .mp4 import Mp4Index, index_mp4, open_error
+from .packets import PacketLog, PacketTable, VideoProbe, describe
+
+__all__ = [
+    "ClipEncoder", "DecodeReport", "DecodedFrame", "FrameScaler", "FrameStream", "Mp4Index",
+    "VideoProbe", "decode", "decode_packets", "index_mp4", "probe", "write_video",
+]  # fmt: skip
+
+_TEXT_CONTAINERS = frozenset({"tty", "bin", "xbin", "idf", "adf"})
+_AREA = Interpolation.AREA | Interpolation.BITEXACT
+_SMALL_WIDTH_PX, _SMALL_HEIGHT_PX = 320, 240
+_BITEXACT = {"fflags": "+bitexact"}
+_FALLBACK_TIME_BASE = Fraction(1, 90_000)
+
+
+def probe(path: Path | str) -> VideoProbe:
+    """Read a video's packet table and header, and decode its first frame.
+
+    Raises:
+        VideoError: With reason `empty`, `missing`, `no_permission`, `not_video`, `no_index`,
+            `damaged_header`, `no_video_stream`, `no_packets`, `undecodable` or `io_error`.
+    """
+    with _open(path) as container:
+        if container.format.name in _TEXT_CONTAINERS:
+            raise VideoError(f"{path} is text, not a video", reason="not_video")
+        stream = _video_stream(container, path)
+        codec = str(stream.codec_context.codec.canonical_name)
+        packets, first, demux_error, decode_error = _read_packets(container, stream)
+        if not len(packets):
+            raise VideoError(f"{path} has a video stream without packets", reason="no_packets")
+        if first is None:
+            words = f"no frame of {path} can be decoded as {codec}: {decode_error or 'none came'}"
+            raise VideoError(words, reason="undecodable")
+        rate = stream.average_rate or stream.guessed_rate or 25
+        return describe(
+            packets,
+            container=container.format.name,
+            codec=codec,
+            pix_fmt=first.format.name,
+            stored_size=(first.width, first.height),
+            sample_aspect=Fraction(stream.sample_aspect_ratio or 1),
+            rotation=first.rotation,
+            time_base=Fraction(stream.time_base or _FALLBACK_TIME_BASE),
+            first_pts=first.pts,
+            rate_from_header=Fraction(rate),
+            num_frames_from_header=min(stream.frames, len(stream.index_entries) or stream.frames),
+            demux_error=demux_error,
+        )
+
+
+def decode(
+    path: Path | str,
+    facts: VideoProbe | None = None,
+    *,
+    start_tick: int | None = None,
+    end_tick: int | None = None,
+    backend: str = "pyav",
+) -> FrameStream:
+    """Decode the frames whose tick lies in a half-open span, in display order, exactly.
+
+    Edit lists are applied. The parts of a video, however cut, give the frames of the whole.
+
+    Args:
+        path: The video file.
+        facts: What `probe` said about it; probed anew when None.
+        start_tick, end_tick: The span in the stream's time base; None leaves a side open.
+        backend: `pyav`, or `decord`, which gives RGB frames and is refused for edit lists and AV1.
+
+    Raises:
+        VideoError: When nothing can be decoded although frames are expected (`undecodable`), when
+            the file cannot be opened, or when decord would give wrong frames (`decord_refused`).
+    """
+    facts = facts or probe(path)
+    troubles: Counter[str] = Counter()
+    if backend == "pyav":
+        source = _pyav_frames(path, facts, start_tick, troubles)
+    elif backend == "decord":
+        source = _decord_frames(path, facts, start_tick)
+    else:
+        raise ValueError(f"unknown decoding backend {backend!r}: use pyav or decord")
+    return FrameStream(
+        source, troubles, name=str(path), facts=facts, start_tick=start_tick, end_tick=end_tick
+    )
+
+
+class FrameScaler:
+    """Turns decoded frames into the pictures that are written: cropped, scaled and upright.
+
+    The centre of the displayed picture is cut to the aspect of the output, on even stored pixels,
+    and scaled by area in 8-bit 4:2:0 limited range, to which other formats are converted first.
+
+    Args:
+        facts: The probe of the video.
+        width, height: Output size in pixels, even.
+    """
+
+    def __init__(self, facts: VideoProbe, width: int, height: int) -> None:
+        self._facts = facts
+        self._width, self._height = width, height
+        self._convert, self._scale, self._shrink = (VideoReformatter() for _ in range(3))
+        self._aspect = Fraction(width, height)
+        self.box = facts.crop_box(facts.stored_width, facts.stored_height, self._aspect)
+
+    @property
+    def scale_ratio(self) -> float:
+        """Output pixels per source pixel along a side, the geometric mean of both sides."""
+        area = self.box.width * self.box.height
+        return float(np.sqrt(self._width * self._height / area))
+
+    def scale(self, decoded: DecodedFrame) -> VideoFrame:
+        """Return the written picture: a yuv420p frame with the source's colour tags."""
+        frame = _to_limited_420(decoded.frame, self._convert)
+        box = self._facts.crop_box(frame.width, frame.height, self._aspect)
+        if (box.width, box.height) != (frame.width, frame.height):
+            planes = tuple(crop_planes(_planes(frame), box))
+            cropped = VideoFrame.from_dlpack(planes, "yuv420p", box.width, box.height)
+            frame = _copy_tags(frame, cropped)
+        size = (self._width, self._height)
+        if decoded.rotation % 180:
+            size = (self._height, self._width)
+        scaled = self._scale.reformat(frame, *size, "yuv420p", interpolation=_AREA, threads=1)
+        if decoded.rotation:
+            turns = decoded.rotation // 90
+            scaled = _from_planes([np.rot90(plane, turns) for plane in _planes(scaled)])
+        return _copy_tags(frame, scaled)
+
+    def small(self, frame: VideoFrame) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Shrink a written picture to the one all measures look at; about 0.2 ms.
+
+        Returns:
+            Luma, uint8 (240, 320), and chroma Cb and Cr, uint8 (2, 120, 160).
+        """
+        reduced = self._shrink.reformat(
+            frame, _SMALL_WIDTH_PX, _SMALL_HEIGHT_PX, "yuv420p", interpolation=_AREA, threads=1
+        )
+        luma, cb, cr = _planes(reduced)
+        return np.ascontiguousarray(luma), np.stack([cb, cr])
+
+
+class ClipEncoder:
+    """Encodes one clip into an mp4 in memory, frame by frame, always to the same bytes.
+
+    Colour tags are taken from the first frame; the range is always limited.
+
+    Args:
+        settings: Size, quality, preset and keyframe distance.
+        fps: Nominal rate, a hint for the encoder; frames keep their own times.
+        time_base: Seconds per tick of the offsets and durations, as "num/den".
+
+    >>> encoder = ClipEncoder(settings, fps=30, time_base="1/15360")     # doctest: +SKIP
+    >>> encoder.add(scaler.scale(frame), 0, 512)                         # doctest: +SKIP
+    >>> mp4 = encoder.finish()                                           # doctest: +SKIP
+    """
+
+    def __init__(self, settings: EncodeSettings, fps: float | Fraction, time_base: str) -> None:
+        self._settings = settings
+        self._rate = Fraction(fps).limit_denominator(100_000) or Fraction(25)
+        self._clock = ClipClock(time_base)
+        self._file = io.BytesIO()
+        self._container = av.open(self._file, "w", format="mp4", options=_BITEXACT)
+        self._stream: VideoStream | None = None
+        self.num_frames = 0
+
+    def add(self, frame: VideoFrame, tick_offset: int, duration: int) -> None:
+        """Encode one picture.
+
+        Args:
+            frame: yuv420p of the settings' size.
+            tick_offset: Its time since the clip's first frame.
+            duration: How long it is shown.
+        """
+        if self._stream is None:
+            self._stream = self._add_stream(frame)
+        frame.pts, frame.time_base = self._clock.place(tick_offset, duration), self._clock.base
+        frame.pict_type = PictureType.NONE
+        self._mux(self._stream.encode(frame))
+        self.num_frames += 1
+
+    def finish(self) -> bytes:
+        """Return the finished mp4."""
+        assert self._stream is not None, "a clip needs at least one frame"
+        self._mux(self._stream.encode(None))
+        self._container.close()
+        return self._file.getvalue()
+
+    def discard(self) -> None:
+        """Drop what was encoded; the encoder is of no more use."""
+        self._file = io.BytesIO()
+        self._stream = None
+
+    def _mux(self, packets: Iterable[Packet[Any]]) -> None:
+        for packet in packets:
+            packet.duration = self._clock.pop_duration(packet.pts)
+            self._container.mux_one(packet)
+
+    def _add_stream(self, frame: VideoFrame) -> VideoStream:
+        settings = self._settings
+        options = x264_options(settings)
+        stream = self._container.add_stream("libx264", rate=self._rate, options=options)
+        stream.width, stream.height, stream.pix_fmt = settings.width, settings.height, "yuv420p"
+        context = stream.codec_context
+        context.time_base, context.sample_aspect_ratio = self._clock.base, Fraction(1)
+        context.thread_type, context.thread_count = "NONE", 1
+        context.flags |= Flags.bitexact | Flags.closed_gop
+        context.colorspace, context.color_range = frame.colorspace, ColorRange.MPEG
+        context.color_primaries, context.color_trc = frame.color_primaries, frame.color_trc
+        return stream
+
+
+def decode_packets(
+    codec_config: bytes, packets: Sequence[bytes], want: Sequence[int]
+) -> NDArray[np.uint8]:
+    """Decode H.264 packets without a container and return some of their frames.
+
+    Args:
+        codec_config: The avcC record.
+        packets: Whole closed groups in order, without reordered frames.
+        want: Which packets' frames to return, ascending; decoding stops after the last.
+
+    Returns:
+        uint8 RGB (len(want), H, W, 3).
+
+    Raises:
+        SampleError: With reason `undecodable`, when a wanted frame does not come out.
+    """
+    context = CodecContext.create("h264", "r")
+    assert isinstance(context, VideoCodecContext)
+    context.extradata = codec_config
+    context.thread_type, context.thread_count = "NONE", 1
+    place_of = {packet: place for place, packet in enumerate(want)}
+    pictures: NDArray[np.uint8] | None = None
+    reformatter = VideoReformatter()
+    try:
+        for number in range(want[-1] + 2):
+            packet = Packet(packets[number]) if number <= want[-1] else None
+            if packet is not None:
+                packet.pts = packet.dts = number
+            for frame in context.decode(packet):
+                if frame.pts in place_of and not frame.is_corrupt:
+                    if pictures is None:
+                        pictures = np.empty((len(want), frame.height, frame.width, 3), np.uint8)
+                    rgb = reformatter.reformat(frame, format="rgb24", threads=1)
+                    pictures[place_of.pop(frame.pts)] = rgb.to_ndarray()
+    except FFmpegError as error:
+        raise SampleError(f"a packet cannot be decoded: {error}", reason="undecodable") from error
+    if pictures is None or place_of:
+        raise SampleError(f"no picture came out of packets {[*place_of]}", reason="undecodable")
+    return pictures
+
+
+def write_video(
+    path: Path | str,
+    frames: Iterable[NDArray[np.uint8]],
+    fps: float | Fraction,
+    *,
+    crf: int = 18,
+    codec: str = "libx264",
+    gop: int = 12,
+    pix_fmt: str = "yuv420p",
+    options: Mapping[str, str] | None = None,
+    ticks: Sequence[int] | None = None,
+    time_base: Fraction | None = None,
+    sample_aspect: Fraction = Fraction(1),
+) -> int:
+    """Write RGB pictures as an ordinary video file and return how many were written.
+
+    The container follows the suffix of `path`. The same pictures give the same bytes.
+
+    Args:
+        path: The file to write; its folder must exist.
+        frames: uint8 (H, W, 3) pictures, or one (T, H, W, 3) array; read one at a time.
+        gop: Frames between keyframes.
+        options: More encoder options, for instance `{"bf": "2"}`.
+        ticks: Time of each frame in `time_base` units; default one frame interval apart.
+        time_base: Seconds per tick; default `1 / fps`.
+        sample_aspect: Width of a stored pixel over its height.
+    """
+    rate = Fraction(fps).limit_denominator(100_000)
+    base = time_base or 1 / rate
+    num_frames = 0
+    with av.open(str(path), "w", options=_BITEXACT) as container:
+        stream = None
+        for number, picture in enumerate(frames):
+            if stream is None:
+                height, width = picture.shape[:2]
+                wanted = {"crf": str(crf), "threads": "1", **ENCODER_DEFAULTS.get(codec, {})}
+                wanted.update(options or {})
+                stream = cast(VideoStream, container.add_stream(codec, rate=rate, options=wanted))
+                stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+                context = stream.codec_context
+                context.time_base, context.gop_size = base, gop
+                context.flags |= Flags.bitexact
+                context.sample_aspect_ratio = sample_aspect
+            frame = VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame.pts = number if ticks is None else ticks[number]
+            frame.time_base = base
+            container.mux(stream.encode(frame))
+            num_frames += 1
+        if stream is not None:
+            container.mux(stream.encode(None))
+    return num_frames
+
+
+def _open(path: Path | str) -> InputContainer:
+    name, handle = f"file:{os.fspath(path)}", None
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # not UTF-8, which FFmpeg's names must be
+        handle = os.open(path, os.O_RDONLY)
+        name = f"/proc/self/fd/{handle}"
+    try:
+        return av.open(name, metadata_errors="replace")
+    except FFmpegError as error:
+        raise open_error(path, error) from error
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _video_stream(container: InputContainer, path: Path | str) -> VideoStream:
+    """Return the first video stream that is no cover picture, set to one thread."""
+    for stream in container.streams.video:
+        if stream.disposition & Disposition.attached_pic:
+            continue
+        if cast(object, stream.codec_context) is None:
+            raise VideoError(f"{path} has a codec nothing here decodes", reason="undecodable")
+        stream.codec_context.thread_type = "NONE"
+        stream.codec_context.thread_count = 1
+        return stream
+    raise VideoError(f"{path} has no video stream", reason="no_video_stream")
+
+
+def _read_packets(
+    container: InputContainer, stream: VideoStream
+) -> tuple[PacketTable, VideoFrame | None, str, str]:
+    """Read every packet, decoding until the first frame appears; also what went wrong."""
+    log, first, demux_error, decode_error = PacketLog(), None, "", ""
+    try:
+        for packet in container.demux(stream):
+            if first is None:
+                try:
+                    first = next(iter(packet.decode()), None)
+                except FFmpegError as error:
+                    decode_error = error.strerror or str(error)
+            if packet.size:
+                log.add(
+                    pts=packet.pts, dts=packet.dts, duration=packet.duration, size=packet.size,
+                    pos=packet.pos, is_key=packet.is_keyframe, is_discarded=packet.is_discard,
+                )  # fmt: skip
+    except FFmpegError as error:
+        demux_error = error.strerror or str(error)
+    return log.table(), first, demux_error, decode_error
+
+
+def _pyav_frames(
+    path: Path | str, facts: VideoProbe, start_tick: int | None, troubles: Counter[str]
+) -> Generator[VideoFrame, None, None]:
+    with contextlib.ExitStack() as stack:
+        for packet in _packets_from(path, facts, start_tick, stack):
+            try:
+                frames = packet.decode()
+            except FFmpegError as error:
+                troubles["{n} packet{s} could not be decoded: " + (error.strerror or "?")] += 1
+                continue
+            for frame in frames:
+                if frame.is_corrupt:
+                    troubles["{n} frame{s} decoded with visible damage"] += 1
+                yield frame
+        if facts.demux_error:
+            troubles[f"reading stopped before the end of the file: {facts.demux_error}"] += 1
+
+
+def _packets_from(
+    path: Path | str, facts: VideoProbe, start_tick: int | None, stack: contextlib.ExitStack
+) -> Iterator[Packet[Any]]:
+    """Yield packets from the last keyframe at or before a tick, or from the file's start.
+
+    A seek counts only when the first packet it gives is that keyframe.
+    """
+    container = stack.enter_context(_open(path))
+    stream = _video_stream(container, path)
+    table, key = facts.packets, 0
+    if start_tick is not None and facts.has_index:
+        key = table.keyframe_before(start_tick)
+    for stamp in table.seek_stamps(key) if key else ():
+        with contextlib.suppress(FFmpegError):
+            container.seek(stamp, stream=stream, backward=True)
+            packets = container.demux(stream)
+            first = next(packets, None)
+            if first is not None and (first.pts, first.size) == (table.pts[key], table.size[key]):
+                yield from _until_unreadable(itertools.chain([first], packets), stream)
+                return
+    if key:
+        container = stack.enter_context(_open(path))
+        stream = _video_stream(container, path)
+    yield from _until_unreadable(container.demux(stream), stream)
+
+
+def _until_unreadable(packets: Iterable[Packet[Any]], stream: VideoStream) -> Iterator[Packet[Any]]:
+    """Yield packets until the file ends or breaks off, then the one that flushes the decoder."""
+    try:
+        yield from packets
+    except FFmpegError:
+        flush: Packet[Any] = Packet()
+        flush.stream = stream
+        yield flush
+
+
+def _decord_frames(
+    path: Path | str, facts: VideoProbe, start_tick: int | None
+) -> Generator[VideoFrame, None, None]:
+    import decord
+
+    check_for_decord(path, facts)
+    reader, ticks = decord.VideoReader(str(path), num_threads=1), facts.packets.shown_ticks
+    check_for_decord(path, facts, num_frames=len(reader))
+    first = 0 if start_tick is None else int(np.searchsorted(ticks, start_tick))
+    for number in range(first, len(ticks)):
+        frame = VideoFrame.from_ndarray(reader[number].asnumpy(), format="rgb24")
+        frame.pts = int(ticks[number])
+        yield frame
+
+
+def _to_limited_420(frame: VideoFrame, reformatter: VideoReformatter) -> VideoFrame:
+    """Convert to 8-bit 4:2:0 limited range, keeping the colour matrix; RGB becomes BT.601."""
+    if frame.format.name == "yuv420p" and frame.color_range != ColorRange.JPEG:
+        return frame
+    is_rgb = frame.format.is_rgb or frame.format.name == "pal8"
+    converted = reformatter.reformat(
+        frame,
+        frame.width,
+        frame.height,
+        "yuv420p",
+        dst_colorspace=Colorspace.ITU601 if is_rgb else None,
+        dst_color_range=ColorRange.MPEG,
+        interpolation=_AREA,
+        threads=1,
+    )
+    _copy_tags(frame, converted)
+    if is_rgb:
+        converted.colorspace = Colorspace.ITU601
+    return converted
+
+
+def _copy_tags(source: VideoFrame, target: VideoFrame) -> VideoFrame:
+    target.colorspace, target.color_range = source.colorspace, ColorRange.MPEG
+    target.color_primaries, target.color_trc = source.color_primaries, source.color_trc
+    return target
+
+
+def _planes(frame: VideoFrame) -> list[NDArray[np.uint8]]:
+    """View the planes of a yuv420p frame without copying."""
+    rows = [np.frombuffer(memoryview(p), np.uint8).reshape(p.height, -1) for p in frame.planes]
+    return [row[:, : plane.width] for row, plane in zip(rows, frame.planes, strict=True)]
+
+
+def _from_planes(planes: Sequence[NDArray[np.uint8]]) -> VideoFrame:
+    """Copy planes of any stride into a new yuv420p frame."""
+    height, width = planes[0].shape
+    frame = VideoFrame(width, height, "yuv420p")
+    for target, plane in zip(_planes(frame), planes, strict=True):
+        target[:] = plane
+    return frame
