@@ -73,6 +73,8 @@ def create(path: Path, schema: pa.Schema) -> None:
     try:
         DeltaTable.create(path, schema, mode="ignore", configuration=dict(_TABLE_PROPERTIES))
     except (DeltaError, OSError) as error:
+        if exists(path):  # somebody else created it at the same moment
+            return
         raise _write_failed(path, error) from error
 
 

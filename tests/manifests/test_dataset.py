@@ -369,6 +369,6 @@ def test_of_two_scores_at_once_none_is_lost_and_none_doubled(tmp_path: Path) -> 
         thread.start()
     for thread in threads:
         thread.join()
+    assert refused == ["Table scores/hands: clip shared would have two rows."] * 3
     ids = Dataset.open(path).table("scores/hands").column("clip_id").to_pylist()
     assert sorted(ids) == ["own0", "own1", "own2", "own3", "shared"]
-    assert refused == ["Table scores/hands: clip shared would have two rows."] * 3

@@ -1,0 +1,144 @@
+"""`egodojo curate` and `egodojo decide`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from manifests.cli_support import emit, output_options
+
+_EXAMPLE = "Example: egodojo curate ~/footage --out DATASET --recipe egocentric"
+
+
+@click.command(epilog=_EXAMPLE)
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="The dataset folder; made anew."
+)
+@click.option(
+    "--recipe",
+    default="egocentric",
+    show_default=True,
+    help="Name of a shipped recipe (egocentric, robot, permissive, strict), or a YAML file.",
+)
+@click.option("--source", help="Where the footage is from  [default: the dataset's name]")
+@click.option("--embodiment", help="The body that is filmed: a shipped name or a YAML file.")
+@click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a setting (encode.crf=23, unit_len_s=300) or a rule (keep.dark='...').",
+)
+@click.option("--inline", is_flag=True, help="One unit after another in this process, no Ray.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done; read and write nothing.")
+@output_options
+def curate(
+    inputs: tuple[str, ...],
+    out: Path,
+    recipe: str,
+    source: str | None,
+    embodiment: str | None,
+    sets: tuple[str, ...],
+    inline: bool,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Turn files and folders of video into measured, decided and sharded clips.
+
+    INPUT is a file, a folder (searched through) or a quoted pattern. Rerunning the same command
+    goes on where it stopped; other inputs are added to the dataset.
+    """
+    from . import curate as running
+
+    request = running.CurateRequest(
+        inputs=inputs,
+        out=out,
+        recipe=recipe,
+        source=source,
+        embodiment=embodiment,
+        sets=sets,
+        engine="inline" if inline else "ray",
+        command=" ".join(["egodojo", *sys.argv[1:]]),
+        quiet=quiet or as_json,
+    )
+    prepared = running.prepare(request)
+    if dry_run:
+        plan = running.dry_run(prepared)
+        emit(plan, as_json=as_json, text=lambda: _dry_run_text(plan), quiet=quiet)
+        return
+    report = running.curate(prepared)
+    found = report.to_json()
+    emit(found, as_json=as_json, text=lambda: _report_text(found), quiet=quiet)
+    report.check()
+
+
+@click.command(epilog="Example: egodojo decide DATASET --recipe strict")
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.option("--recipe", required=True, help="Name of a shipped recipe, or a YAML file.")
+@click.option(
+    "--set", "sets", multiple=True, metavar="RULE=SQL", help="Change a rule: keep.dark='...'."
+)
+@output_options
+def decide(dataset: Path, recipe: str, sets: tuple[str, ...], as_json: bool, quiet: bool) -> None:
+    """Keep or drop again by another recipe, over what was measured; decodes nothing."""
+    from manifests.dataset import Dataset
+    from manifests.decide import decide as deciding
+    from manifests.recipe import load_recipe
+
+    summary = asdict(deciding(Dataset.open(dataset), load_recipe(recipe, sets)))
+
+    def text() -> str:
+        return (
+            f"{summary['recipe']}: {summary['num_kept']} of {summary['num_clips']} clips kept "
+            f"({_hours(summary['kept_s'])}), {summary['num_changed']} verdicts changed\n"
+            f"  dropped: {_counts(summary['reasons'])}\n"
+            f"  to look at it: egodojo manifest preview {dataset}"
+        )
+
+    emit(summary, as_json=as_json, text=text, quiet=quiet)
+
+
+def _dry_run_text(plan: Mapping[str, Any]) -> str:
+    kind = "a new dataset" if plan["is_new"] else "an existing dataset"
+    return (
+        f"{plan['dataset']} ({kind}), recipe {plan['recipe']}\n"
+        f"  {plan['num_inputs']} inputs, {plan['num_new']} of them new "
+        f"({plan['num_bytes_new'] / 1e6:.1f} MB), {plan['num_ignored']} other files ignored\n"
+        f"  {plan['num_units_pending']} units left from before\nNothing was written."
+    )
+
+
+def _report_text(report: Mapping[str, Any]) -> str:
+    inputs, found = report["inputs"], report["stats"]
+    clips, files = found["clips"], found["files"]
+    lines = [
+        f"{inputs['num_inputs']} inputs: {_counts(inputs['by_state'])}; "
+        f"{inputs['num_ignored']} other files ignored",
+        *(f"  changed since it was probed, not read: {uri}" for uri in inputs["changed"]),
+        f"dataset: {files['num_files']} files, {clips['num_candidates']} candidate clips, "
+        f"{clips['num_written']} written ({_hours(clips['written_s'])}), "
+        f"{clips['num_kept']} kept ({_hours(clips['kept_s'])})",
+        f"  files without clips: {_counts(files['by_reason'])}",
+        f"  clips dropped: {_counts(found['drop_reasons'])}",
+        f"  {report['num_units']} units in this run, "
+        + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in report["seconds"].items()),
+        f"look at: {report['preview']}",
+    ]
+    return "\n".join(lines)
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
+
+
+def _hours(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,429 @@
+"""`egodojo curate`: inputs -> probed, planned, worked on, committed, decided; a rerun continues.
+
+The driver is the only writer. Order: units left by an earlier run, then new inputs are probed and
+planned, then their units; the decision and the preview come last.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from manifests.config import to_dict, to_yaml
+from manifests.dataset import Dataset
+from manifests.decide import check_recipe, decide
+from manifests.embodiment import load_embodiment
+from manifests.errors import ConfigError, EgodojoError, OverBudgetError, SampleError
+from manifests.recipe import Recipe, check_gates, load_recipe
+from manifests.settings import (
+    SETTINGS_FILE,
+    DatasetSettings,
+    check_same_settings,
+    read_settings,
+)
+from manifests.stats import stats
+from manifests.writer import Writer
+from pipeline.progress import Progress
+from pipeline.runner import Engine, engine_started, run_isolated, run_units
+
+from .config import CurateConfig, resolve_config, split_sets
+from .ingest import (
+    UNKNOWN_EMBODIMENT,
+    Inputs,
+    ProbeTask,
+    crashed_row,
+    find_inputs,
+    has_changed,
+    path_of,
+    probe_inputs,
+)
+from .planning import plan_units, select_videos
+from .run_record import RunRecord
+from .sidecars import find_sidecars
+from .units import UnitRun, action_columns, finish_units
+
+log = logging.getLogger(__name__)
+
+PROBES_PER_TASK = 8
+COMMIT_EVERY_S = 5.0
+COMMIT_EVERY_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurateRequest:
+    """What a command asks for.
+
+    Attributes:
+        inputs: Files, folders and patterns.
+        out: The dataset folder.
+        recipe: Name or YAML file.
+        source: Value of the column `source`; default the dataset's name.
+        embodiment: Name or YAML file of the body; None leaves it unknown.
+        sets: `key=value` items for the configuration and the recipe.
+        engine: `ray` or `inline`.
+        command: The command line, for the lock and the record.
+        quiet: No progress.
+    """
+
+    inputs: tuple[str, ...]
+    out: Path
+    recipe: str = "egocentric"
+    source: str | None = None
+    embodiment: str | None = None
+    sets: tuple[str, ...] = ()
+    engine: Engine = "ray"
+    command: str = "egodojo curate"
+    quiet: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A request that passed every check there is before work."""
+
+    request: CurateRequest
+    inputs: Inputs
+    config: CurateConfig
+    recipe: Recipe
+    settings: DatasetSettings
+    embodiment: str
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurateReport:
+    """What a run did.
+
+    Attributes:
+        dataset: Its folder.
+        inputs: This command's inputs by fate, with those ignored and those that changed.
+        stats: Counts of the whole dataset (`manifests.stats`).
+        num_units: Units committed by this run.
+        seconds: Wall time by stage.
+        preview: The page to look at.
+        run: The run's record.
+        num_failed_allowed: The failure budget in inputs.
+    """
+
+    dataset: Path
+    inputs: dict[str, Any]
+    stats: dict[str, Any]
+    num_units: int
+    seconds: dict[str, float]
+    preview: Path
+    run: Path
+    num_failed_allowed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        plain: dict[str, Any] = {
+            name: getattr(self, name) for name in ("inputs", "stats", "num_units", "seconds")
+        }
+        paths = {name: str(getattr(self, name)) for name in ("dataset", "preview", "run")}
+        return {**paths, **plain, "num_failed_allowed": self.num_failed_allowed}
+
+    def check(self) -> None:
+        """Raise when the run as a whole counts as failed.
+
+        Raises:
+            EgodojoError: No input was readable.
+            OverBudgetError: More inputs failed than the budget allows.
+        """
+        by_state = self.inputs["by_state"]
+        total = sum(by_state.values()) + len(self.inputs["changed"])
+        num_lost = by_state.get("unreadable", 0) + len(self.inputs["changed"])
+        if num_lost == total:
+            raise EgodojoError(
+                f"None of the {total} inputs could be read.",
+                hint=f"Why: egodojo manifest sql {self.dataset} "
+                '"SELECT uri, reason, detail FROM files"',
+            )
+        num_failed = by_state.get("failed", 0) + by_state.get("quarantined", 0)
+        if num_failed > self.num_failed_allowed:
+            raise OverBudgetError(
+                f"{num_failed} of {total} inputs failed; the budget allows "
+                f"{self.num_failed_allowed}.",
+                hint=f'Why: egodojo manifest sql {self.dataset} "SELECT uri, reason, detail '
+                "FROM files WHERE state IN ('failed', 'quarantined')\"",
+            )
+
+
+def prepare(request: CurateRequest) -> Prepared:
+    """Check everything that can be checked before work: inputs, configuration, recipe, dataset.
+
+    Raises:
+        UsageError, ConfigError: What the user gave cannot work.
+        EgodojoError: There is no input.
+    """
+    inputs = find_inputs(request.inputs)
+    if not inputs.uris:
+        raise EgodojoError(
+            f"No video was found in {', '.join(request.inputs)} "
+            f"({inputs.num_ignored} other files).",
+            hint="Inputs are known by suffix (mp4, mov, mkv, webm, avi, ...); a file named "
+            "itself is always one.",
+        )
+    config_sets, recipe_sets = split_sets(request.sets)
+    is_new = not (request.out / SETTINGS_FILE).is_file()
+    existing = None if is_new else read_settings(request.out)
+    config = resolve_config(config_sets, existing)
+    recipe = load_recipe(request.recipe, recipe_sets)
+    check_gates(recipe.gates)
+    settings = config.settings(name=request.out.resolve().name, recipe=recipe)
+    if existing is not None:
+        check_same_settings(existing, settings, request.out)
+    _check_rules(request.out, settings, recipe, is_new=is_new)
+    body = UNKNOWN_EMBODIMENT
+    if request.embodiment is not None:
+        body = load_embodiment(request.embodiment).name
+    else:
+        _refuse_unnamed_actions(_unknown(inputs.uris, request.out, is_new=is_new))
+    return Prepared(
+        request=request,
+        inputs=inputs,
+        config=config,
+        recipe=recipe,
+        settings=settings,
+        embodiment=body,
+        is_new=is_new,
+    )
+
+
+def dry_run(prepared: Prepared) -> dict[str, Any]:
+    """What a run would begin with; reads no video and writes nothing."""
+    out = prepared.request.out
+    new = _unknown(prepared.inputs.uris, out, is_new=prepared.is_new)
+    num_pending = 0 if prepared.is_new else len(Dataset.open(out).pending_units())
+    return {
+        "dataset": str(out),
+        "is_new": prepared.is_new,
+        "num_inputs": len(prepared.inputs.uris),
+        "num_ignored": prepared.inputs.num_ignored,
+        "num_new": len(new),
+        "num_bytes_new": sum(path_of(uri).stat().st_size for uri in new),
+        "num_units_pending": num_pending,
+        "recipe": prepared.recipe.name,
+        "config": to_dict(prepared.config),
+    }
+
+
+def curate(prepared: Prepared) -> CurateReport:
+    """Run a prepared request to its end.
+
+    Raises:
+        LockedError: Another command writes the dataset.
+        EgodojoError: Units could not be finished; the rest is committed.
+    """
+    return _Curation(prepared).run()
+
+
+class _Curation:
+    """The driver of one run."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._prepared = prepared
+        self._request = prepared.request
+        self._dataset = Dataset.open_or_create(prepared.request.out, prepared.settings)
+        self._changed: list[str] = []
+        self._num_units = 0
+
+    def run(self) -> CurateReport:
+        prepared = self._prepared
+        texts = {
+            "config.resolved.yaml": to_yaml(prepared.config),
+            "recipe.yaml": prepared.recipe.text,
+        }
+        with ExitStack() as stack:
+            writer = stack.enter_context(self._dataset.writer(self._request.command))
+            record = stack.enter_context(
+                RunRecord(
+                    self._dataset.path,
+                    token=writer.token,
+                    command=self._request.command,
+                    texts=texts,
+                )
+            )
+            self._work(writer, record)
+            with record.timed("decide"):
+                decide(self._dataset, prepared.recipe)
+            with record.timed("preview"):
+                from .preview import write_preview
+
+                preview = write_preview(self._dataset)
+            report = self._report(record, Path(preview))
+            record.write_json("summary.json", report.to_json())
+        return report
+
+    def _work(self, writer: Writer, record: RunRecord) -> None:
+        new = self._new_inputs()
+        pending = self._dataset.pending_units()
+        with engine_started(self._request.engine if new or pending else "inline"):
+            with record.timed("work"):
+                self._finish(writer)
+            with record.timed("probe"):
+                self._probe(new, writer)
+            with record.timed("plan"):
+                self._plan(writer)
+            with record.timed("work"):
+                self._finish(writer)
+
+    def _new_inputs(self) -> list[str]:
+        videos = self._dataset.table("videos").select(["uri", "num_bytes"]).to_pylist()
+        known = {row["uri"]: row["num_bytes"] for row in videos}
+        uris = self._prepared.inputs.uris
+        self._changed = [uri for uri in uris if uri in known and has_changed(uri, known[uri])]
+        for uri in self._changed:
+            log.warning("%s has changed since it was probed and is not read again", uri)
+        return [uri for uri in uris if uri not in known]
+
+    def _finish(self, writer: Writer) -> None:
+        videos = self._dataset.table("videos").to_pylist()
+        self._num_units += finish_units(
+            UnitRun(
+                dataset=self._dataset,
+                writer=writer,
+                config=self._prepared.config,
+                engine=self._request.engine,
+                action_names=action_columns(videos, self._request.embodiment),
+                quiet=self._request.quiet,
+            )
+        )
+
+    def _probe(self, uris: Sequence[str], writer: Writer) -> None:
+        """Probe new inputs and commit their rows now and then."""
+        if not uris:
+            return
+        config = self._prepared.config
+        waiting: list[dict[str, Any]] = []
+        last_commit = time.monotonic()
+        tasks = [
+            self._probe_task(uris[start : start + PROBES_PER_TASK])
+            for start in range(0, len(uris), PROBES_PER_TASK)
+        ]
+        with Progress(len(uris), "files probed", quiet=self._request.quiet) as progress:
+            for outcome in run_units(
+                probe_inputs,
+                tasks,
+                engine=self._request.engine,
+                slots=config.slots,
+                attempts=1,
+                timeout_s=config.timeout_s,
+            ):
+                if outcome.kind == "raised":
+                    raise EgodojoError(f"Probing failed: {outcome.error}")
+                rows = outcome.result or [self._probe_alone(uri) for uri in outcome.unit.uris]
+                waiting += rows
+                progress.advance(len(rows))
+                is_due = time.monotonic() - last_commit >= COMMIT_EVERY_S
+                if is_due or len(waiting) >= COMMIT_EVERY_ROWS:
+                    writer.append_videos(waiting)
+                    waiting, last_commit = [], time.monotonic()
+        writer.append_videos(waiting)
+
+    def _probe_task(self, uris: Sequence[str]) -> ProbeTask:
+        source = self._request.source or self._dataset.settings.name
+        return ProbeTask(uris=tuple(uris), source=source, embodiment=self._prepared.embodiment)
+
+    def _probe_alone(self, uri: str) -> dict[str, Any]:
+        task = self._probe_task([uri])
+        outcome = run_isolated(probe_inputs, task, self._prepared.config.timeout_s)
+        if outcome.result is not None:
+            row: dict[str, Any] = outcome.result[0]
+            return row
+        error = outcome.error or "its process died"
+        return crashed_row(uri, source=task.source, embodiment=task.embodiment, error=error)
+
+    def _plan(self, writer: Writer) -> None:
+        """Plan every readable video that is in no plan row yet, in one commit."""
+        plan = self._dataset.table("plan").to_pylist()
+        planned = {part["video_id"] for row in plan for part in row["parts"]}
+        videos = select_videos(self._dataset.table("videos").to_pylist(), planned)
+        settings = self._dataset.settings
+        units = plan_units(
+            videos,
+            unit_len_s=settings.unit_len_s,
+            first_number=max((row["number"] + 1 for row in plan), default=0),
+            settings_digest=settings.digest,
+            edges_of=lambda uri: unit_edges(uri, settings.unit_len_s),
+            digests_of=_sidecar_digests,
+        )
+        writer.append_plan(units)
+
+    def _report(self, record: RunRecord, preview: Path) -> CurateReport:
+        mine = set(self._prepared.inputs.uris) - set(self._changed)
+        by_state: dict[str, int] = {}
+        for row in self._dataset.sql("SELECT uri, state FROM files").to_pylist():
+            if row["uri"] in mine:
+                by_state[row["state"]] = by_state.get(row["state"], 0) + 1
+        ratio = self._prepared.config.failure_budget_ratio
+        return CurateReport(
+            dataset=self._dataset.path,
+            inputs={
+                "num_inputs": len(self._prepared.inputs.uris),
+                "num_ignored": self._prepared.inputs.num_ignored,
+                "by_state": dict(sorted(by_state.items())),
+                "changed": self._changed,
+            },
+            stats=stats(self._dataset),
+            num_units=self._num_units,
+            seconds=record.seconds,
+            preview=preview,
+            run=record.path,
+            num_failed_allowed=max(1, int(ratio * len(mine))),
+        )
+
+
+def unit_edges(uri: str, unit_len_s: float) -> list[int]:
+    """Ticks at which a long video is cut; none without an index, or when it is gone by now."""
+    from pipeline.video import probe
+
+    try:
+        facts = probe(path_of(uri))
+    except SampleError as error:
+        log.warning("%s is planned as a whole: %s", uri, error)
+        return []
+    if not facts.has_index:
+        return []
+    return facts.packets.edges(unit_len_s, Fraction(facts.time_base))
+
+
+def _sidecar_digests(uri: str) -> list[str]:
+    try:
+        return find_sidecars(path_of(uri)).digests()
+    except SampleError:
+        return []
+
+
+def _check_rules(out: Path, settings: DatasetSettings, recipe: Recipe, *, is_new: bool) -> None:
+    """Refuse a recipe that could not decide, before the dataset is made or touched."""
+    if not is_new:
+        check_recipe(Dataset.open(out), recipe)
+        return
+    with tempfile.TemporaryDirectory(prefix="egodojo-") as folder:
+        check_recipe(Dataset.create(Path(folder, "empty"), settings), recipe)
+
+
+def _unknown(uris: Sequence[str], out: Path, *, is_new: bool) -> list[str]:
+    """Inputs without a row in the dataset."""
+    known = set() if is_new else set(Dataset.open(out).table("videos").column("uri").to_pylist())
+    return [uri for uri in uris if uri not in known]
+
+
+def _refuse_unnamed_actions(uris: Sequence[str]) -> None:
+    """Recorded actions of a body that is not named would be lost without a word."""
+    for uri in uris:
+        try:
+            actions = find_sidecars(path_of(uri)).actions
+        except SampleError:
+            continue
+        if actions is not None:
+            raise ConfigError(
+                f"{actions} holds recorded actions, but no embodiment says what its columns are.",
+                hint="Name the body with --embodiment, or move the file away.",
+            )

@@ -1,0 +1,174 @@
+"""Inputs: which files a command means, and one probed row of `videos` for each.
+
+A file is hashed once and demuxed once. Probing runs in worker processes, because a decoder that
+crashes on a hostile file must not take the command with it.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from manifests.errors import SampleError, UsageError
+from manifests.records import video_id_of
+
+from .sidecars import read_caption
+
+VIDEO_SUFFIXES = (
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg",
+    ".flv", ".wmv", ".3gp", ".ogv", ".gif",
+)  # fmt: skip
+"""Suffixes, in any case, that make a file in a folder an input."""
+
+UNKNOWN_EMBODIMENT = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """Files a command was given.
+
+    Attributes:
+        uris: Absolute resolved paths as text, sorted, each once.
+        num_ignored: Files in the given folders that are no video by their suffix.
+    """
+
+    uris: tuple[str, ...]
+    num_ignored: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeTask:
+    """Some inputs to hash and probe in one go."""
+
+    uris: tuple[str, ...]
+    source: str
+    embodiment: str
+
+
+def find_inputs(names: Sequence[str]) -> Inputs:
+    """Resolve files, folders (searched through) and glob patterns.
+
+    A file that is named itself is an input whatever its suffix; in folders and patterns the
+    suffix decides.
+
+    Raises:
+        UsageError: A name that is no file, no folder and matches nothing.
+    """
+    found: set[str] = set()
+    ignored: set[str] = set()
+    for name in names:
+        for path in _named(name):
+            if os.path.isdir(path):
+                for file in _walk(path):
+                    (found if _is_video(file) else ignored).add(uri_of(file))
+            elif path == name or _is_video(path):
+                found.add(uri_of(path))
+            else:
+                ignored.add(uri_of(path))
+    return Inputs(uris=tuple(sorted(found)), num_ignored=len(ignored - found))
+
+
+def uri_of(path: str | Path) -> str:
+    """The absolute resolved path as text; bytes that are not UTF-8 become `%XX`."""
+    raw = os.fsencode(os.path.realpath(path))
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        text = raw.decode("utf-8", errors="surrogateescape")
+        return "".join(f"%{ord(c) - 0xDC00:02X}" if _is_escape(c) else c for c in text)
+
+
+def path_of(uri: str) -> Path:
+    """The file that `uri_of` named."""
+    path = Path(uri)
+    if "%" in uri and not path.exists():
+        raw = Path(os.fsdecode(unquote_to_bytes(uri)))
+        return raw if raw.exists() else path
+    return path
+
+
+def probe_inputs(task: ProbeTask) -> list[dict[str, Any]]:
+    """Hash and probe files: one row of `videos` each, in the order given; no file raises."""
+    return [probe_input(uri, source=task.source, embodiment=task.embodiment) for uri in task.uris]
+
+
+def probe_input(uri: str, *, source: str, embodiment: str) -> dict[str, Any]:
+    """Hash and probe one file."""
+    from pipeline.video import probe
+
+    path = path_of(uri)
+    row = _empty_row(uri, source, embodiment)
+    try:
+        row["num_bytes"] = path.stat().st_size
+        row["video_id"] = video_id_of(path)
+        row.update(probe(path).columns())
+        row["text"] = read_caption(path)
+        row["state"] = "readable"
+    except SampleError as error:
+        row.update(state="unreadable", reason=error.reason, detail=error.message)
+    except OSError as error:
+        row.update(state="unreadable", reason="not_accessible", detail=str(error))
+    return row
+
+
+def crashed_row(uri: str, *, source: str, embodiment: str, error: str) -> dict[str, Any]:
+    """The row of a file whose probe killed its process."""
+    row = _empty_row(uri, source, embodiment)
+    path = path_of(uri)
+    row.update(state="unreadable", reason="probe_died", detail=error)
+    if path.is_file():
+        row.update(num_bytes=path.stat().st_size, video_id=video_id_of(path))
+    return row
+
+
+def has_changed(uri: str, num_bytes: int) -> bool:
+    """Whether a known input has another size now; a file that is gone has not changed."""
+    try:
+        return path_of(uri).stat().st_size != num_bytes
+    except OSError:
+        return False
+
+
+def _empty_row(uri: str, source: str, embodiment: str) -> dict[str, Any]:
+    from manifests.schema import VIDEOS
+
+    known = {"uri": uri, "source": source, "embodiment": embodiment, "num_bytes": 0}
+    return {**dict.fromkeys(VIDEOS.names), **known}
+
+
+def _named(name: str) -> list[str]:
+    if os.path.exists(name):
+        return [name]
+    if glob.has_magic(name):
+        matches = sorted(glob.glob(name, recursive=True))
+        if matches:
+            return matches
+        raise UsageError(
+            f"The pattern {name!r} matches no file.", hint="Quote patterns, or check the folder."
+        )
+    raise UsageError(f"There is no file or folder {name!r}.", hint="Check the path.")
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """Files below a folder; links to folders are followed, each real folder is visited once."""
+    visited: set[str] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        yield from (os.path.join(parent, file) for file in files)
+
+
+def _is_video(path: str) -> bool:
+    return path.lower().endswith(VIDEO_SUFFIXES)
+
+
+def _is_escape(character: str) -> bool:
+    return 0xDC80 <= ord(character) <= 0xDCFF

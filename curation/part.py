@@ -1,0 +1,395 @@
+"""One part of a unit: a video or a span of it, streamed once from decoder to shard.
+
+Frames wait four behind the decoder for the cut score; then they are measured and encoded into the
+open clip. Nothing is held but those frames and one clip's bytes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifests.config import canonical_json
+from manifests.errors import SampleError
+from manifests.recipe import gate_of
+from manifests.records import Clip, Part, UnitProblem, clip_id_of
+from manifests.settings import DatasetSettings
+from pipeline.shards import ShardWriter
+from pipeline.video import (
+    ClipEncoder,
+    DecodedFrame,
+    FrameScaler,
+    VideoProbe,
+    decode,
+    index_mp4,
+    probe,
+)
+
+from .cuts import CutDetector
+from .ingest import path_of
+from .measures import ClipMeasures
+from .sidecars import Actions, Span, find_sidecars, read_actions, read_spans
+from .small import SmallPicture, reduce_picture
+from .split import NO_SPAN, Edge, PieceSplitter
+
+
+class StageError(Exception):
+    """A part failed at a stage; the cause is chained."""
+
+    def __init__(self, problem: UnitProblem) -> None:
+        super().__init__(problem.error)
+        self.problem = problem
+
+
+class Sink:
+    """Takes finished clips; opens the shard with the first one, so that no empty tar appears.
+
+    Args:
+        path: The shard; None drops everything (a trial).
+        name: The shard's name in the tables.
+        token: Names temporary files.
+    """
+
+    def __init__(self, path: Path | None, *, name: str, token: str) -> None:
+        self.name = name
+        self._path, self._token = path, token
+        self._writer: ShardWriter | None = None
+
+    def add(self, clip_id: str, members: Mapping[str, bytes]) -> None:
+        """Write one clip's members; `mp4` is one of them."""
+        if self._path is None:
+            return
+        if self._writer is None:
+            self._writer = ShardWriter(self._path, self._token)
+        self._writer.add(clip_id, members, index_mp4(members["mp4"]))
+
+    def finish(self) -> dict[str, Any]:
+        """Put the shard under its final name; the shard columns of the unit's row."""
+        if self._writer is None:
+            return {"shard": None, "shard_bytes": None, "shard_sha256": None}
+        info = self._writer.finish()
+        self._writer = None
+        return {
+            "shard": self.name,
+            "shard_bytes": info.num_bytes,
+            "shard_sha256": info.sha256,
+        }
+
+    def close(self) -> None:
+        """Remove an unfinished shard."""
+        if self._writer is not None:
+            self._writer.discard()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Waiting:
+    """A scaled frame in the delay line."""
+
+    tick: int
+    duration: int
+    written: Any
+    picture: SmallPicture
+
+
+@dataclass(slots=True, kw_only=True)
+class _OpenClip:
+    """The clip being collected."""
+
+    edge: Edge
+    start_tick: int
+    encoder: ClipEncoder | None
+    measures: ClipMeasures = field(default_factory=ClipMeasures)
+    ticks: list[int] = field(default_factory=list)
+
+
+class PartWorker:
+    """Turns one part into clip rows and shard members.
+
+    Args:
+        part: What to decode.
+        video: Its row of `videos`.
+        settings: Of the dataset.
+        action_names: Columns to take from an actions file beside the video; empty: none.
+        unit_id: For the rows.
+        sink: Takes the written clips.
+    """
+
+    def __init__(
+        self,
+        *,
+        part: Part,
+        video: Mapping[str, Any],
+        settings: DatasetSettings,
+        action_names: tuple[str, ...],
+        unit_id: str,
+        sink: Sink,
+    ) -> None:
+        self._part, self._video, self._settings = part, video, settings
+        self._action_names, self._unit_id, self._sink = action_names, unit_id, sink
+        self._stage = "open"
+        self._clip: _OpenClip | None = None
+        self._rows: list[dict[str, Any]] = []
+        self._end_tick = 0
+        self.notes: list[UnitProblem] = []
+
+    def run(self) -> list[dict[str, Any]]:
+        """Work on the part and return its rows of `clips`, in order of time.
+
+        Raises:
+            StageError: The video failed; names the stage.
+            StorageError, MemoryError: The shard could not be written, or memory ran out.
+        """
+        try:
+            return self._run()
+        except Exception as error:
+            if self._stage == "shard" or isinstance(error, MemoryError):
+                raise  # the machine's fault, not the video's
+            raise StageError(self._problem(error)) from error
+
+    def _run(self) -> list[dict[str, Any]]:
+        path = self._checked_path()
+        facts = probe(path)
+        self._facts = facts
+        self._time_base = Fraction(facts.time_base)
+        self._stage = "sidecar"
+        self._spans, self._actions = self._read_sidecars(path)
+        self._splitter = PieceSplitter(
+            time_base=self._time_base,
+            first_tick=facts.start_tick,
+            clip_len_s=self._settings.clip_len_s,
+            spans=self._spans,
+        )
+        encode = self._settings.encode
+        scaler = FrameScaler(facts, encode.width, encode.height)
+        self._scale_ratio = scaler.scale_ratio
+        self._stage = "decode"
+        stream = decode(path, facts, start_tick=self._part.start_tick, end_tick=self._part.end_tick)
+        frames = thin(stream, facts, encode.max_fps)
+        detector, line = CutDetector(), deque[_Waiting]()
+        for decoded in frames:
+            self._stage = "scale"
+            waiting = _wait(decoded, scaler)
+            line.append(waiting)
+            is_cut = detector.add(waiting.picture)
+            if is_cut is not None:
+                self._take(line.popleft(), is_cut=is_cut)
+            self._stage = "decode"
+        for is_cut in detector.finish():
+            self._take(line.popleft(), is_cut=is_cut)
+        if self._clip is not None:
+            self._close(self._end_tick, "end" if self._part.end_tick is None else "unit")
+        self._note(stream.report)
+        return self._rows
+
+    def _checked_path(self) -> Path:
+        path = path_of(self._part.uri)
+        num_bytes = path.stat().st_size
+        if num_bytes != self._video["num_bytes"]:
+            raise SampleError(
+                f"{path} has {num_bytes} bytes now, {self._video['num_bytes']} when it was probed.",
+                reason="changed",
+            )
+        return path
+
+    def _read_sidecars(self, path: Path) -> tuple[tuple[Span, ...] | None, Actions | None]:
+        found = find_sidecars(path)
+        spans = None if found.spans is None else read_spans(found.spans)
+        if found.actions is None or not self._action_names:
+            return spans, None
+        actions = read_actions(found.actions, self._action_names)
+        ticks, part = self._facts.packets.shown_ticks, self._part
+        start = 0 if part.start_tick is None else np.searchsorted(ticks, part.start_tick)
+        stop = len(ticks) if part.end_tick is None else np.searchsorted(ticks, part.end_tick)
+        self._rows_of(actions, ticks[start:stop])  # a file that does not fit fails before the work
+        return spans, actions
+
+    def _rows_of(self, actions: Actions, ticks: Any) -> NDArray[np.float32]:
+        times_s = (np.asarray(ticks, np.float64) - self._facts.start_tick) * float(self._time_base)
+        interval_s = float(self._facts.nominal_duration * self._time_base)
+        return actions.at(times_s, frame_interval_s=interval_s)
+
+    def _take(self, frame: _Waiting, *, is_cut: bool) -> None:
+        """Measure and encode a frame, after closing the clip that ends before it."""
+        self._stage = "measure"
+        edge = self._splitter.add(frame.tick, is_cut=is_cut)
+        if edge is not None:
+            if self._clip is not None:
+                assert edge.ended_at is not None
+                self._close(frame.tick, edge.ended_at)
+            self._clip = self._open(frame.tick, edge)
+        assert self._clip is not None
+        clip = self._clip
+        clip.measures.add(frame.picture, self._seconds(frame.tick))
+        clip.ticks.append(frame.tick)
+        self._stage = "encode"
+        if clip.encoder is not None:
+            clip.encoder.add(frame.written, frame.tick - clip.start_tick, frame.duration)
+        self._end_tick = frame.tick + frame.duration
+
+    def _open(self, tick: int, edge: Edge) -> _OpenClip:
+        encoder = None
+        if self._spans is None or edge.span_index is not None:
+            encoder = ClipEncoder(self._settings.encode, self._facts.fps, self._facts.time_base)
+        return _OpenClip(edge=edge, start_tick=tick, encoder=encoder)
+
+    def _close(self, end_tick: int, ends_at: str) -> None:
+        """Decide about the open clip and write it, or drop its bytes."""
+        clip = self._clip
+        assert clip is not None
+        self._clip = None
+        self._stage = "measure"
+        row = self._row(clip, end_tick, ends_at)
+        row["gate"] = NO_SPAN if clip.encoder is None else self._gate(row)
+        if row["gate"] is None:
+            assert clip.encoder is not None
+            self._stage = "encode"
+            members = {"mp4": clip.encoder.finish()}
+            row["shard"] = self._sink.name
+            members["json"] = self._json(row)
+            if self._actions is not None:
+                self._stage = "sidecar"
+                members["actions.npy"] = npy_bytes(self._rows_of(self._actions, clip.ticks))
+            self._stage = "shard"
+            self._sink.add(row["clip_id"], members)
+        elif clip.encoder is not None:
+            clip.encoder.discard()
+        self._rows.append(row)
+
+    def _gate(self, row: Mapping[str, Any]) -> str | None:
+        settings = self._settings
+        return gate_of(
+            settings.gates,
+            row,
+            min_frames=settings.min_frames,
+            min_duration_s=settings.min_duration_s,
+        )
+
+    def _row(self, clip: _OpenClip, end_tick: int, ends_at: str) -> dict[str, Any]:
+        start_s, end_s = self._seconds(clip.start_tick), self._seconds(end_tick)
+        span = None
+        if self._spans and clip.edge.span_index is not None:
+            span = self._spans[clip.edge.span_index]
+        video, facts = self._video, self._facts
+        measures = clip.measures.row(end_s=end_s)
+        return Clip(
+            clip_id=clip_id_of(video["video_id"], clip.start_tick, end_tick, facts.time_base),
+            video_id=video["video_id"],
+            uri=video["uri"],
+            source=video["source"],
+            embodiment=video["embodiment"],
+            start_tick=clip.start_tick,
+            end_tick=end_tick,
+            time_base=facts.time_base,
+            start_s=start_s,
+            end_s=end_s,
+            num_frames=len(clip.ticks),
+            fps=len(clip.ticks) / (end_s - start_s),
+            shot_index=clip.edge.shot_index,
+            ends_at=ends_at,
+            text=span.text if span is not None else video["text"],
+            unit_id=self._unit_id,
+            scale_ratio=self._scale_ratio,
+            measures={
+                "source_width_px": facts.width,
+                "source_height_px": facts.height,
+                **measures,
+            },
+        ).row()
+
+    def _json(self, row: Mapping[str, Any]) -> bytes:
+        facts = {name: value for name, value in row.items() if name not in ("gate", "unit_id")}
+        settings = self._settings.encode
+        facts |= {"width": settings.width, "height": settings.height}
+        if self._actions is not None:
+            facts["action_names"] = list(self._action_names)
+        return (canonical_json(facts) + "\n").encode("ascii")
+
+    def _seconds(self, tick: int) -> float:
+        return float((tick - self._facts.start_tick) * self._time_base)
+
+    def _note(self, report: Any) -> None:
+        """Record what decoding found wrong with the file; a fact, no failure."""
+        num_missing = report.num_frames_expected - report.num_frames_decoded
+        if not report.problems and num_missing <= 0:
+            return
+        words = "; ".join(report.problems) or f"{num_missing} declared frames were not there"
+        only_times = report.problems and not any("decode" in text for text in report.problems)
+        self.notes.append(
+            UnitProblem(
+                video_id=self._video["video_id"],
+                stage="timestamps" if only_times and num_missing <= 0 else "damaged",
+                error=words,
+                num_frames_expected=report.num_frames_expected,
+                num_frames_decoded=report.num_frames_decoded,
+            )
+        )
+
+    def _problem(self, error: Exception) -> UnitProblem:
+        text = (
+            error.message if isinstance(error, SampleError) else f"{type(error).__name__}: {error}"
+        )
+        stage = error.reason if isinstance(error, SampleError) else self._stage
+        return UnitProblem(
+            video_id=self._video["video_id"], stage=stage, error=" ".join(text.split())
+        )
+
+
+def thin(
+    frames: Iterator[DecodedFrame], facts: VideoProbe, max_fps: float | None
+) -> Iterator[DecodedFrame]:
+    """Leave out frames beyond a rate; those kept are shown until the next kept one.
+
+    Which frames stay depends on their file times alone, not on where a part begins, except that a
+    part's first frame always stays.
+    """
+    if max_fps is None:
+        yield from frames
+        return
+    rate = Fraction(str(max_fps)) * Fraction(facts.time_base)
+    pending: DecodedFrame | None = None
+    end_tick, slot = 0, -1
+    for frame in frames:
+        at = int((frame.tick - facts.start_tick) * rate + Fraction(1, 4))
+        end_tick = frame.tick + frame.duration
+        if pending is not None and at == slot:
+            continue
+        if pending is not None:
+            yield _lasting(pending, frame.tick)
+        pending, slot = frame, at
+    if pending is not None:
+        yield _lasting(pending, end_tick)
+
+
+def npy_bytes(rows: NDArray[np.float32]) -> bytes:
+    """A float32 (frames, columns) array as the bytes of an `.npy` file."""
+    import io
+
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(rows), version=(1, 0))
+    return buffer.getvalue()
+
+
+def _lasting(frame: DecodedFrame, end_tick: int) -> DecodedFrame:
+    return DecodedFrame(
+        tick=frame.tick,
+        duration=end_tick - frame.tick,
+        frame=frame.frame,
+        rotation=frame.rotation,
+    )
+
+
+def _wait(decoded: DecodedFrame, scaler: FrameScaler) -> _Waiting:
+    written = scaler.scale(decoded)
+    return _Waiting(
+        tick=decoded.tick,
+        duration=decoded.duration,
+        written=written,
+        picture=reduce_picture(*scaler.small(written)),
+    )

@@ -1,0 +1,178 @@
+"""The page's parts as HTML and inline SVG: bars, histograms, tables; data is escaped here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from .facts import GROUPS, NUM_BINS, Histogram
+
+WIDTH, HEIGHT, TOP, BASE = 340, 132, 26, 112  # of a histogram, in its own pixels
+WORDS = {
+    "kept": "kept",
+    "dropped": "dropped by a rule",
+    "gated": "never written",
+    "undecided": "not decided",
+}
+
+
+def number(value: float) -> str:
+    """At most three significant digits, thousands with a comma."""
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def length(seconds: float) -> str:
+    """A length of footage in the unit people would say it in."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:,.1f} h"
+
+
+def clock(seconds: float) -> str:
+    """A position in a file: `1:05.2`."""
+    minutes, rest = divmod(round(seconds, 1), 60)
+    return f"{int(minutes)}:{rest:04.1f}"
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 clip`, `2 clips`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def signs(text: str) -> str:
+    """Comparison signs as one would print them."""
+    return text.replace(">=", "≥").replace("<=", "≤")
+
+
+def code(text: str) -> str:
+    """A predicate or a code word."""
+    return f"<code>{escape(signs(text))}</code>"
+
+
+def share_bar(parts: Sequence[tuple[str, float]], *, label: str, css: str = "share") -> str:
+    """A horizontal bar of coloured parts; `parts` are (CSS class, amount)."""
+    total = sum(amount for _, amount in parts) or 1.0
+    left, boxes = 0.0, []
+    for name, amount in parts:
+        width = 100 * amount / total
+        if width > 0:
+            boxes.append(
+                f'<rect class="{name}" x="{left:.3f}" width="{width:.3f}" y="0" height="10"/>'
+            )
+        left += width
+    return (
+        f'<svg class="{css}" viewBox="0 0 100 10" preserveAspectRatio="none" role="img" '
+        f'aria-label="{escape(label)}">{"".join(boxes)}</svg>'
+    )
+
+
+def amount_bar(amount: float, largest: float, *, css: str) -> str:
+    """A bar in a table cell; the number stands beside it, so it is hidden from readers aloud."""
+    width = 100 * amount / largest if largest else 0.0
+    return (
+        '<svg class="amount" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
+        f'<rect class="{css}" width="{width:.2f}" height="10"/></svg>'
+    )
+
+
+def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose cells are HTML already; heads that begin with `#` are of numbers."""
+    numeric = [head.startswith("#") for head in heads]
+    top = "".join(
+        f'<th scope="col"{_num(n)}>{escape(head.lstrip("#"))}</th>'
+        for head, n in zip(heads, numeric, strict=True)
+    )
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td{_num(n)}>{cell}</td>" for cell, n in zip(row, numeric, strict=True))
+        + "</tr>"
+        for row in rows
+    )
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
+        f"<caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead>"
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def histogram(found: Histogram) -> str:
+    """One measure: stacked counts, the thresholds of the recipe, the dropped side shaded."""
+    tallest = max(max(sum(counts) for counts in found.bins), 1)
+    marks = "".join(_shade(found, cut.value, cut.keeps_above) for cut in found.thresholds)
+    bars = "".join(_stack(i, counts, tallest) for i, counts in enumerate(found.bins))
+    lines = "".join(
+        _line(
+            found,
+            cut.value,
+            f"{cut.rule} {signs(cut.operator)} {number(cut.value)}",
+            10 + 11 * (i % 2),
+        )
+        for i, cut in enumerate(found.thresholds)
+    )
+    rules = "; ".join(
+        f"{c.rule} keeps {signs(c.operator)} {number(c.value)}" for c in found.thresholds
+    )
+    label = f"{found.name}: {number(found.low)} to {number(found.high)} {found.unit}. {rules}"
+    beyond = " and more" if found.has_beyond else ""
+    missing = f" {plural(found.num_missing, 'clip')} without a value." if found.num_missing else ""
+    return f"""<figure class="card histogram">
+<figcaption><strong>{escape(found.name)}</strong><span>{escape(found.unit)}</span></figcaption>
+<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{marks}
+<line class="axis" x1="0" x2="{WIDTH}" y1="{BASE}" y2="{BASE}"/>{bars}{lines}
+<text class="tick" x="0" y="{HEIGHT - 5}">{number(found.low)}</text>
+<text class="tick end" x="{WIDTH}" y="{HEIGHT - 5}">{number(found.high)}{beyond}</text>
+<text class="tick mid" x="{WIDTH / 2}" y="{HEIGHT - 5}">tallest: {plural(tallest, "clip")}</text>
+</svg><p>{escape(found.description)}{missing}</p></figure>"""
+
+
+def legend(names: Iterable[str] = GROUPS) -> str:
+    """What the colours mean."""
+    items = "".join(
+        f'<li><svg viewBox="0 0 10 10" aria-hidden="true"><rect class="{name}" width="10" '
+        f'height="10" rx="2"/></svg>{WORDS[name]}</li>'
+        for name in names
+    )
+    return f'<ul class="legend">{items}</ul>'
+
+
+def _num(is_number: bool) -> str:
+    return ' class="num"' if is_number else ""
+
+
+def _x(found: Histogram, value: float) -> float:
+    return (value - found.low) / (found.high - found.low) * WIDTH
+
+
+def _shade(found: Histogram, value: float, keeps_above: bool) -> str:
+    x = min(max(_x(found, value), 0.0), float(WIDTH))
+    left, width = (0.0, x) if keeps_above else (x, WIDTH - x)
+    return (
+        f'<rect class="shade" x="{left:.1f}" y="{TOP}" width="{width:.1f}" height="{BASE - TOP}"/>'
+    )
+
+
+def _line(found: Histogram, value: float, text: str, y: int) -> str:
+    x = _x(found, value)
+    side = "end" if x > WIDTH * 0.6 else ""
+    shift = -4 if side else 4
+    return (
+        f'<line class="cut" x1="{x:.1f}" x2="{x:.1f}" y1="{y - 8}" y2="{BASE}"/>'
+        f'<text class="cut {side}" x="{x + shift:.1f}" y="{y}">{escape(text)}</text>'
+    )
+
+
+def _stack(index: int, counts: Sequence[int], tallest: int) -> str:
+    step, y, boxes = WIDTH / NUM_BINS, float(BASE), []
+    for name, count in zip(GROUPS, counts, strict=True):
+        if count:
+            height = max(1.5, count / tallest * (BASE - TOP))
+            y -= height
+            boxes.append(
+                f'<rect class="{name}" x="{index * step + 0.6:.1f}" y="{y:.1f}" '
+                f'width="{step - 1.2:.1f}" height="{height:.1f}"/>'
+            )
+    return "".join(boxes)

@@ -1,0 +1,282 @@
+"""What the preview page shows, as small records; counted in SQL, so a million clips are fine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from manifests.dataset import Dataset
+from manifests.measures import MEASURES
+
+NUM_BINS = 36
+MAX_LISTED = 300
+GROUPS = ("kept", "dropped", "gated", "undecided")
+_GROUP = """CASE WHEN gate IS NOT NULL THEN 'gated' WHEN verdict = 'keep' THEN 'kept'
+    WHEN verdict = 'drop' THEN 'dropped' ELSE 'undecided' END"""
+_COMPARISON = re.compile(
+    r"(?<![\w.])([a-z_]\w*(?:\.[a-z_]\w*)?)\s*(>=|<=|>|<)\s*(-?(?:\d+\.?\d*|\.\d+)(?:[eE]-?\d+)?)"
+)
+_WORST_FIRST = (
+    "quarantined", "failed", "unreadable", "pending", "processed", "no_clips", "duplicate",
+)  # fmt: skip
+_FACTS = {
+    "duration_s": ("end_s - start_s", "s", "Length of the clip."),
+    "fps": ("fps", "frames/s", "Frame rate of the clip."),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleText:
+    """One rule as the page names it."""
+
+    name: str
+    keep_when: str
+    is_gate: bool
+
+    def comparisons(self) -> Iterator[tuple[str, str, float]]:
+        """(column, operator, number) of every plain comparison in the predicate."""
+        for column, operator, number in _COMPARISON.findall(self.keep_when):
+            yield column, operator, float(number)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threshold:
+    """Where a rule cuts a measure; `operator` is what a kept clip fulfils."""
+
+    rule: str
+    operator: str
+    value: float
+
+    @property
+    def keeps_above(self) -> bool:
+        """Whether larger values are kept."""
+        return self.operator.startswith(">")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Histogram:
+    """Counts of one measure.
+
+    Attributes:
+        name: Column, or `<score>.<column>`.
+        unit: What the number counts.
+        description: One sentence.
+        low: Left edge of the first bin.
+        high: Right edge of the last bin, which also holds everything beyond it.
+        has_beyond: Whether values lie beyond `high`.
+        num_missing: Clips without a value.
+        bins: Per bin the clips kept, dropped, gated and undecided.
+        thresholds: Rules that cut here.
+    """
+
+    name: str
+    unit: str
+    description: str
+    low: float
+    high: float
+    has_beyond: bool
+    num_missing: int
+    bins: tuple[tuple[int, int, int, int], ...]
+    thresholds: tuple[Threshold, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Everything on the page but the pictures."""
+
+    name: str
+    recipe: str | None
+    recipe_text: str
+    rules: tuple[RuleText, ...]
+    shortest: str
+    groups: dict[str, dict[str, Any]]
+    reasons: list[dict[str, Any]]
+    fates: list[dict[str, Any]]
+    sources: list[dict[str, Any]]
+    troubles: list[dict[str, Any]]
+    num_troubles: int
+    gated: list[dict[str, Any]]
+    num_gated: int
+    histograms: list[Histogram]
+
+
+def collect(dataset: Dataset) -> Facts:
+    """Count everything; decodes nothing."""
+    settings, metadata = dataset.settings, dataset.metadata("decisions")
+    rules = _rules(dataset, metadata.get("recipe_text", ""))
+    groups = _rows(
+        dataset,
+        f"""
+        SELECT {_GROUP} AS name, count(*) AS clips, sum(end_s - start_s) AS seconds
+        FROM clips GROUP BY 1""",
+    )
+    troubles = "state <> 'processed' OR is_damaged"
+    return Facts(
+        name=settings.name,
+        recipe=metadata.get("recipe"),
+        recipe_text=metadata.get("recipe_text", ""),
+        rules=rules,
+        shortest=f"{settings.min_frames} frames and {settings.min_duration_s:g} s or more",
+        groups={row["name"]: row for row in groups},
+        reasons=_rows(
+            dataset,
+            """
+            SELECT coalesce(gate, reason) AS reason, gate IS NOT NULL AS is_gate,
+                count(*) AS clips, sum(end_s - start_s) AS seconds
+            FROM clips WHERE gate IS NOT NULL OR verdict = 'drop'
+            GROUP BY 1, 2 ORDER BY clips DESC, reason""",
+        ),
+        fates=_rows(
+            dataset,
+            """
+            SELECT state, count(*) AS files, coalesce(sum(duration_s), 0.0) AS seconds,
+                sum(kept_s) AS kept_s FROM files GROUP BY 1 ORDER BY files DESC, state""",
+        ),
+        sources=_rows(
+            dataset,
+            """
+            SELECT source, embodiment, count(*) AS files,
+                coalesce(sum(duration_s) FILTER (state <> 'duplicate'), 0.0) AS seconds,
+                sum(num_clips) AS clips, sum(written_s) AS written_s,
+                sum(num_kept) AS kept, sum(kept_s) AS kept_s
+            FROM files GROUP BY 1, 2 ORDER BY kept_s DESC, source, embodiment""",
+        ),
+        troubles=_rows(
+            dataset,
+            f"""
+            SELECT uri, source, state, reason, detail, is_damaged, duration_s FROM files
+            WHERE {troubles}
+            ORDER BY list_position({list(_WORST_FIRST)}, state), reason, uri
+            LIMIT {MAX_LISTED}""",
+        ),
+        num_troubles=_count(dataset, f"SELECT count(*) AS n FROM files WHERE {troubles}"),
+        gated=_rows(
+            dataset,
+            f"""
+            SELECT gate, uri, start_s, end_s, num_frames FROM clips WHERE gate IS NOT NULL
+            ORDER BY gate, uri, start_s LIMIT {MAX_LISTED}""",
+        ),
+        num_gated=_count(dataset, "SELECT count(*) AS n FROM clips WHERE gate IS NOT NULL"),
+        histograms=_histograms(dataset, rules),
+    )
+
+
+def sample_clips(dataset: Dataset, *, num_kept: int, num_per_reason: int) -> list[dict[str, Any]]:
+    """Clips for the contact sheets: written ones, spread over the sources, the same every time."""
+    rows = _rows(
+        dataset,
+        f"""
+        WITH ranked AS (
+            SELECT *, row_number() OVER (
+                PARTITION BY verdict, reason, source ORDER BY clip_id) AS place
+            FROM clips WHERE gate IS NULL
+        ), numbered AS (
+            SELECT *, row_number() OVER (
+                PARTITION BY verdict, reason ORDER BY place, source, clip_id) AS number
+            FROM ranked
+        )
+        SELECT * EXCLUDE (place) FROM numbered
+        WHERE number <= CASE WHEN verdict = 'drop' THEN {num_per_reason} ELSE {num_kept} END
+        ORDER BY verdict, reason, number""",
+    )
+    return rows
+
+
+def _rules(dataset: Dataset, recipe_text: str) -> tuple[RuleText, ...]:
+    found = [
+        RuleText(name=gate.name, keep_when=gate.keep_when, is_gate=True)
+        for gate in dataset.settings.gates
+    ]
+    keep = (yaml.safe_load(recipe_text) or {}).get("keep") or {} if recipe_text else {}
+    for name, rule in keep.items():
+        text = rule if isinstance(rule, str) else str(rule["keep_when"])
+        found.append(RuleText(name=name, keep_when=text, is_gate=False))
+    return tuple(found)
+
+
+def _histograms(dataset: Dataset, rules: Sequence[RuleText]) -> list[Histogram]:
+    """One per measure; those that a rule cuts come first, in the order of the rules."""
+    cuts: dict[str, list[Threshold]] = {}
+    for rule in rules:
+        for column, operator, value in rule.comparisons():
+            cut = Threshold(rule=rule.name, operator=operator, value=value)
+            cuts.setdefault(column, []).append(cut)
+    known = set(dataset.relation("clips", verdict="all").columns)
+    named = {name: (name, m.unit, m.description) for name, m in MEASURES.items() if name in known}
+    scored = {
+        name: (name, "", f"Column {name.split('.')[1]} of the score table {name.split('.')[0]}.")
+        for name in cuts
+        if "." in name and name.split(".")[0] in dataset.scores
+    }
+    everything = {**_FACTS, **named, **scored}
+    order = [*(name for name in cuts if name in everything)]
+    order += [name for name in everything if name not in cuts]
+    found = (
+        _histogram(dataset, name, everything[name], tuple(cuts.get(name, ()))) for name in order
+    )
+    return [histogram for histogram in found if histogram is not None]
+
+
+def _histogram(
+    dataset: Dataset, name: str, what: tuple[str, str, str], cuts: tuple[Threshold, ...]
+) -> Histogram | None:
+    sql, unit, description = what
+    (stats,) = _rows(
+        dataset,
+        f"""
+        SELECT min(v) AS low, max(v) AS high, approx_quantile(v, 0.995) AS most,
+            count(*) - count(v) AS missing
+        FROM (SELECT CAST({sql} AS DOUBLE) AS v FROM clips)""",
+    )
+    if stats["low"] is None:
+        return None
+    low, high = _range(stats["low"], stats["high"], stats["most"], [cut.value for cut in cuts])
+    high = 1.0 if unit == "ratio" and stats["high"] <= 1.0 < high else high
+    counted = _rows(
+        dataset,
+        f"""
+        SELECT CAST(least({NUM_BINS - 1}, floor((v - {low!r}) / {high - low!r} * {NUM_BINS}))
+                AS INTEGER) AS bin, name, count(*) AS clips
+        FROM (SELECT CAST({sql} AS DOUBLE) AS v, {_GROUP} AS name FROM clips)
+        WHERE v IS NOT NULL GROUP BY 1, 2""",
+    )
+    bins = [[0] * len(GROUPS) for _ in range(NUM_BINS)]
+    for row in counted:
+        bins[max(0, row["bin"])][GROUPS.index(row["name"])] += row["clips"]
+    return Histogram(
+        name=name,
+        unit=unit,
+        description=description,
+        low=low,
+        high=high,
+        has_beyond=stats["high"] > high,
+        num_missing=stats["missing"],
+        bins=tuple((b[0], b[1], b[2], b[3]) for b in bins),
+        thresholds=cuts,
+    )
+
+
+def _range(low: float, high: float, most: float, cuts: Sequence[float]) -> tuple[float, float]:
+    """Edges that hold nearly all values and every threshold; zero when it is near."""
+    low = min([low, *cuts])
+    right = min(high, most * 1.25) if most > 0 else high
+    right = max([right, *(cut * 1.15 for cut in cuts)])
+    if low > 0 and low < 0.5 * right:
+        low = 0.0
+    if right <= low:
+        margin = abs(low) * 0.1 or 0.5
+        low, right = low - margin, right + margin
+    return low, right
+
+
+def _rows(dataset: Dataset, query: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = dataset.sql(query).to_pylist()
+    return found
+
+
+def _count(dataset: Dataset, query: str) -> int:
+    return int(_rows(dataset, query)[0]["n"])

@@ -1,0 +1,347 @@
+"""`preview/index.html`: what was kept and dropped, why, and what it looks like, on one page.
+
+The page is one file that needs no network and no script: pictures are inline, charts are SVG.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib import resources
+from os.path import commonpath
+from pathlib import Path, PurePosixPath
+from string import Template
+from typing import Any
+
+from manifests.dataset import Dataset
+from manifests.storage import write_atomic
+from pipeline.clips import ClipReader
+from pipeline.progress import Progress
+
+from . import charts
+from .charts import clock, length, number, plural, signs
+from .facts import MAX_LISTED, Facts, RuleText, collect, sample_clips
+from .sheets import try_strip
+
+NUM_KEPT = 48
+NUM_PER_REASON = 12
+MAX_PICTURE_BYTES = 7_500_000
+TEMPLATE = "template.html"
+
+
+def write_preview(dataset: Dataset, out: Path | None = None, *, quiet: bool = True) -> Path:
+    """Write the page and return its path; an older one is replaced.
+
+    Args:
+        dataset: What to draw, at the versions it was opened at.
+        out: Another place for the page.
+        quiet: Show no progress while pictures are read.
+
+    Example:
+        >>> write_preview(Dataset.open("DATASET"))  # doctest: +SKIP
+        PosixPath('DATASET/preview/index.html')
+    """
+    page = Path(out) if out is not None else dataset.path / "preview" / "index.html"
+    facts = collect(dataset)
+    clips = sample_clips(dataset, num_kept=NUM_KEPT, num_per_reason=NUM_PER_REASON)
+    sheets = _sheets(dataset, facts, clips, quiet=quiet)
+    template = resources.files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")
+    text = Template(template).substitute(_parts(dataset, facts, sheets))
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(page, text.encode("utf-8"))
+    return page
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sheet:
+    """The clips shown for one verdict and reason; `reason` is None for kept ones."""
+
+    reason: str | None
+    tiles: str
+    num_shown: int
+
+
+def _parts(dataset: Dataset, facts: Facts, sheets: Sequence[_Sheet]) -> dict[str, str]:
+    root = _common_folder(row["uri"] for row in [*facts.troubles, *facts.gated])
+    kept = [sheet for sheet in sheets if sheet.reason is None]
+    dropped = [sheet for sheet in sheets if sheet.reason is not None]
+    return {
+        "title": escape(facts.name),
+        "summary": _summary(facts),
+        "numbers": _numbers(facts),
+        "balance": _balance(facts),
+        "reasons": _reasons(facts, {sheet.reason for sheet in dropped}),
+        "fates": _fates(facts),
+        "sources": _sources(facts),
+        "legend": charts.legend(g for g in charts.WORDS if g in facts.groups),
+        "histograms": "".join(map(charts.histogram, facts.histograms)) or _none("No clip yet."),
+        "kept": "".join(_sheet(sheet, facts) for sheet in kept) or _none("No clip is kept."),
+        "dropped": "".join(_sheet(sheet, facts) for sheet in dropped)
+        or _none("No written clip is dropped."),
+        "gated": _gated(facts, root),
+        "troubles": _troubles(facts, root),
+        "kept_title": "Kept" if facts.recipe is not None else "Written clips",
+        "recipe": escape(facts.recipe_text) or "No decision yet.",
+        "path": escape(str(dataset.path)),
+        "versions": escape(", ".join(f"{k} {v}" for k, v in sorted(dataset.versions.items()))),
+    }
+
+
+# --- numbers ----------------------------------------------------------------------------------
+
+
+def _group(facts: Facts, name: str) -> tuple[int, float]:
+    found = facts.groups.get(name, {"clips": 0, "seconds": 0.0})
+    return found["clips"], found["seconds"]
+
+
+def _totals(facts: Facts) -> tuple[int, float]:
+    return (
+        sum(row["clips"] for row in facts.groups.values()),
+        sum(row["seconds"] for row in facts.groups.values()),
+    )
+
+
+def _summary(facts: Facts) -> str:
+    num_clips, seconds = _totals(facts)
+    num_kept, kept_s = _group(facts, "kept")
+    num_files = sum(row["files"] for row in facts.fates)
+    if facts.recipe is None:
+        return f"{plural(num_clips, 'clip')} from {plural(num_files, 'file')}, not decided yet."
+    return (
+        f"Recipe <strong>{escape(facts.recipe)}</strong> keeps {num_kept:,} of "
+        f"{plural(num_clips, 'clip')}: {length(kept_s)} of {length(seconds)}, "
+        f"from {plural(num_files, 'file')}."
+    )
+
+
+def _numbers(facts: Facts) -> str:
+    num_clips, seconds = _totals(facts)
+    num_kept, kept_s = _group(facts, "kept")
+    num_files = sum(row["files"] for row in facts.fates)
+    unread = sum(r["files"] for r in facts.fates if r["state"] == "unreadable")
+    footage = sum(row["seconds"] for row in facts.fates)
+    share = f"{num_kept / num_clips:.0%} of {plural(num_clips, 'clip')}" if num_clips else ""
+    part = f"{kept_s / seconds:.0%} of {length(seconds)} in clips" if seconds else ""
+    cards = [
+        ("Files", f"{num_files:,}", f"{unread:,} unreadable"),
+        ("Footage", length(footage), plural(len(facts.sources), "source")),
+        ("Clips kept", f"{num_kept:,}", share),
+        ("Length kept", length(kept_s), part),
+    ]
+    return "".join(
+        f'<div class="card"><dt>{name}</dt><dd>{value}<small>{note}</small></dd></div>'
+        for name, value, note in cards
+    )
+
+
+def _balance(facts: Facts) -> str:
+    parts = [(name, _group(facts, name)[1]) for name in charts.WORDS]
+    words = ", ".join(f"{charts.WORDS[name]} {length(s)}" for name, s in parts if s)
+    return charts.share_bar(parts, label=f"Length of all clips: {words or 'none'}")
+
+
+def _reasons(facts: Facts, shown: set[str | None]) -> str:
+    if not facts.reasons:
+        return _none("Nothing was dropped.")
+    rules = {(rule.name, rule.is_gate): rule.keep_when for rule in facts.rules}
+    rules["too_short", True] = facts.shortest
+    largest = max(row["clips"] for row in facts.reasons)
+    rows = []
+    for row in facts.reasons:
+        name = escape(row["reason"])
+        target = "gated" if row["is_gate"] else f"drop-{name}"
+        is_linked = row["is_gate"] or row["reason"] in shown
+        css = "gated" if row["is_gate"] else "dropped"
+        rows.append(
+            [
+                (f'<a href="#{target}">{name}</a>' if is_linked else name)
+                + (" <small>gate</small>" if row["is_gate"] else ""),
+                charts.amount_bar(row["clips"], largest, css=css),
+                f"{row['clips']:,}",
+                length(row["seconds"]),
+                charts.code(rules.get((row["reason"], row["is_gate"]), "")),
+            ]
+        )
+    heads = ["Reason", "", "#Clips", "#Length", "A clip passes when"]
+    return charts.table("Why clips were dropped", heads, rows)
+
+
+def _fates(facts: Facts) -> str:
+    largest = max((row["files"] for row in facts.fates), default=0)
+    rows = [
+        [
+            _state(row["state"]),
+            charts.amount_bar(row["files"], largest, css="neutral"),
+            f"{row['files']:,}",
+            length(row["seconds"]) if row["seconds"] else "–",
+            length(row["kept_s"]) if row["kept_s"] else "–",
+        ]
+        for row in facts.fates
+    ]
+    return charts.table("Files by fate", ["Fate", "", "#Files", "#Footage", "#Kept"], rows)
+
+
+def _sources(facts: Facts) -> str:
+    rows = []
+    for row in facts.sources:
+        left_s = max(row["seconds"] - row["kept_s"], 0.0)
+        percent = f"{row['kept_s'] / row['seconds']:.0%}" if row["seconds"] else "–"
+        bar = charts.share_bar(
+            [("kept", row["kept_s"]), ("rest", left_s)], label=f"{percent} kept", css="amount"
+        )
+        rows.append(
+            [
+                escape(row["source"]),
+                escape(row["embodiment"]),
+                f"{row['files']:,}",
+                length(row["seconds"]),
+                f"{row['clips']:,}",
+                f"{row['kept']:,}",
+                length(row["kept_s"]),
+                bar,
+                percent,
+            ]
+        )
+    heads = ["Source", "Embodiment", "#Files", "#Footage", "#Clips", "#Kept", "#Length kept"]
+    return charts.table("Sources", [*heads, "", "#Share"], rows)
+
+
+# --- pictures ---------------------------------------------------------------------------------
+
+
+def _sheets(
+    dataset: Dataset, facts: Facts, clips: Sequence[Mapping[str, Any]], *, quiet: bool
+) -> list[_Sheet]:
+    """Tiles by reason, kept ones first; stops adding pictures at the page's limit."""
+    reader = ClipReader(dataset.path)
+    rules = {rule.name: rule for rule in facts.rules if not rule.is_gate}
+    tiles: dict[str | None, list[str]] = {}
+    num_bytes = 0
+    with Progress(len(clips), "clips drawn", quiet=quiet) as progress:
+        for clip in clips:
+            progress.advance()
+            if num_bytes > MAX_PICTURE_BYTES:
+                continue
+            uri, why = try_strip(reader, clip)
+            num_bytes += len(uri or "")
+            reason = clip["reason"] if clip["verdict"] == "drop" else None
+            rule = rules.get(reason or "")
+            tiles.setdefault(reason, []).append(_tile(clip, uri, why, rule))
+    ordered = sorted(tiles, key=lambda reason: (reason is not None, reason or ""))
+    return [
+        _Sheet(reason=reason, tiles="".join(tiles[reason]), num_shown=len(tiles[reason]))
+        for reason in ordered
+    ]
+
+
+def _tile(clip: Mapping[str, Any], uri: str | None, why: str, rule: RuleText | None) -> str:
+    name = PurePosixPath(clip["uri"]).name
+    span = f"{clock(clip['start_s'])} – {clock(clip['end_s'])}"
+    alt = escape(f"Three frames of {name}, {span}")
+    picture = (
+        f'<img src="{uri}" alt="{alt}" width="436" height="108" loading="lazy" decoding="async">'
+        if uri
+        else f'<p class="broken">Cannot be shown: {escape(why)}</p>'
+    )
+    lines = [
+        f'<strong title="{escape(clip["uri"])}">{escape(name)}</strong>',
+        f"<span>{span} · {plural(clip['num_frames'], 'frame')} · {escape(clip['source'])}</span>",
+    ]
+    measured = _measured(clip, rule)
+    if measured:
+        lines.append(f'<span class="why">{escape(measured)}</span>')
+    return f'<figure class="tile">{picture}<figcaption>{"".join(lines)}</figcaption></figure>'
+
+
+def _measured(clip: Mapping[str, Any], rule: RuleText | None) -> str:
+    """The values that a dropped clip's rule looked at."""
+    parts = []
+    for column, operator, value in rule.comparisons() if rule is not None else ():
+        table, _, name = column.rpartition(".")
+        row = clip.get(table) if table else clip
+        found = (row or {}).get(name)
+        if isinstance(found, int | float):
+            parts.append(f"{column} {number(found)}, kept when {signs(operator)} {number(value)}")
+    return "; ".join(parts)
+
+
+def _sheet(sheet: _Sheet, facts: Facts) -> str:
+    if sheet.reason is None:
+        group = "kept" if facts.recipe is not None else "undecided"
+        note = f"{sheet.num_shown:,} of {plural(_group(facts, group)[0], 'clip')}"
+        if facts.recipe is None:
+            note += ", not decided yet: <code>egodojo decide</code> does that"
+        return f'<p class="note">{note}.</p><div class="sheet">{sheet.tiles}</div>'
+    name = escape(sheet.reason)
+    total = next(r["clips"] for r in facts.reasons if r["reason"] == sheet.reason)
+    return (
+        f'<details open id="drop-{name}"><summary><h3>{name}</h3> <span>{sheet.num_shown:,} of '
+        f'{plural(total, "clip")}</span></summary><div class="sheet">{sheet.tiles}</div></details>'
+    )
+
+
+# --- lists ------------------------------------------------------------------------------------
+
+
+def _gated(facts: Facts, root: str) -> str:
+    if not facts.gated:
+        return _none("Every clip was written.")
+    rows = [
+        [
+            escape(row["gate"]),
+            _file(row["uri"], root),
+            f"{clock(row['start_s'])} – {clock(row['end_s'])}",
+            f"{row['num_frames']:,}",
+        ]
+        for row in facts.gated
+    ]
+    heads = ["Gate", "File", "Span", "#Frames"]
+    return charts.table("Clips that were never written", heads, rows) + _more(facts.num_gated)
+
+
+def _troubles(facts: Facts, root: str) -> str:
+    if not facts.troubles:
+        return _none("Every file was read and gave clips.")
+    rows = []
+    for row in facts.troubles:
+        detail = row["detail"] or ""
+        if row["state"] == "duplicate":
+            detail = f"same bytes as {PurePosixPath(detail).name}"
+        rows.append(
+            [
+                _state(row["state"]) + (" " + _state("damaged") if row["is_damaged"] else ""),
+                _file(row["uri"], root),
+                charts.code(row["reason"] or ""),
+                f'<span class="detail">{escape(detail)}</span>',
+            ]
+        )
+    heads = ["Fate", "File", "Reason", "Detail"]
+    return charts.table("Files to look at", heads, rows) + _more(facts.num_troubles)
+
+
+def _state(name: str) -> str:
+    return f'<span class="state {escape(name)}">{escape(name.replace("_", " "))}</span>'
+
+
+def _file(uri: str, root: str) -> str:
+    path = PurePosixPath(uri)
+    folder = str(path.parent).removeprefix(root).lstrip("/")
+    before = f"<small>{escape(folder)}/</small>" if folder else ""
+    return f'<span title="{escape(uri)}">{before}{escape(path.name)}</span>'
+
+
+def _common_folder(uris: Any) -> str:
+    """The folder all local files share, which every row would repeat."""
+    folders = {str(PurePosixPath(uri).parent) for uri in uris if str(uri).startswith("/")}
+    return commonpath(folders) if folders else ""
+
+
+def _more(total: int) -> str:
+    hidden = total - MAX_LISTED
+    return f'<p class="note">{hidden:,} more are not listed here.</p>' if hidden > 0 else ""
+
+
+def _none(sentence: str) -> str:
+    return f'<p class="note">{escape(sentence)}</p>'

@@ -1,0 +1,94 @@
+"""`runs/<run_id>/`: what was run, with what, how long it took and what it said; never read back."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from manifests import __version__
+from manifests.storage import write_atomic
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class RunRecord:
+    """The record of one run; a context manager that also writes the log file.
+
+    Args:
+        dataset: The dataset folder.
+        token: The writer's token, which makes the id unique.
+        command: The command line.
+        texts: File name -> text, for instance the resolved configuration.
+    """
+
+    def __init__(
+        self, dataset: Path, *, token: str, command: str, texts: Mapping[str, str]
+    ) -> None:
+        self.run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{token[:8]}"
+        self.path = dataset / "runs" / self.run_id
+        self.seconds: dict[str, float] = {}
+        self._command, self._texts = command, texts
+        self._handlers: list[logging.Handler] = []
+
+    def __enter__(self) -> Self:
+        self.path.mkdir(parents=True)
+        for name, text in self._texts.items():
+            write_atomic(self.path / name, text.encode("utf-8"))
+        self.write_json("command.json", self._facts())
+        root = logging.getLogger()
+        self._level = root.level
+        to_file = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
+        to_file.setFormatter(logging.Formatter(LOG_FORMAT))
+        self._handlers = [to_file]
+        if not root.handlers:  # a file alone would swallow what Python prints by itself
+            to_stderr = logging.StreamHandler()
+            to_stderr.setLevel(logging.WARNING)
+            self._handlers.append(to_stderr)
+        for handler in self._handlers:
+            root.addHandler(handler)
+        root.setLevel(min(root.level, logging.INFO) or logging.INFO)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        root = logging.getLogger()
+        if isinstance(error[1], BaseException):
+            logging.getLogger(__name__).error("ended early: %r", error[1])
+        for handler in self._handlers:
+            root.removeHandler(handler)
+            handler.close()
+        root.setLevel(self._level)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the wall time of a block to a stage."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            elapsed = time.perf_counter() - started
+            self.seconds[stage] = round(self.seconds.get(stage, 0.0) + elapsed, 3)
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write one JSON file of the record."""
+        text = json.dumps(content, indent=2, ensure_ascii=False, default=str)
+        write_atomic(self.path / name, (text + "\n").encode("utf-8"))
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "command": self._command,
+            "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "egodojo": __version__,
+            "python": sys.version.split()[0],
+            "platform": platform.platform(),
+        }

@@ -1,0 +1,173 @@
+"""Units that raise, die or lose a part: what is committed, what stays pending, what is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from footage import SMALL
+
+from curation import units
+from curation.config import CurateConfig
+from curation.curate import CurateRequest, prepare
+from curation.ingest import ProbeTask, probe_inputs
+from curation.planning import plan_units, select_videos
+from curation.task import UnitResult, UnitTask
+from curation.units import UnitRun, finish_units, make_task, quarantine
+from curation.work import curate_unit
+from manifests.dataset import Dataset
+from manifests.errors import EgodojoError
+from manifests.validate import validate
+from manifests.writer import Writer
+from pipeline.outcome import Outcome
+from pipeline.testing import make_video
+
+
+def deadly(task: UnitTask) -> UnitResult:
+    """Dies on every part of a file called deadly.mp4."""
+    for position, part in enumerate(task.unit.parts):
+        if position not in task.dead_parts and part.uri.endswith("deadly.mp4"):
+            os.kill(os.getpid(), signal.SIGKILL)
+    return curate_unit(task)
+
+
+def full_disk(task: UnitTask) -> UnitResult:
+    """Cannot write the shard of the second unit."""
+    if task.unit.number == 1:
+        raise OSError(28, "No space left on device")
+    return curate_unit(task)
+
+
+def planned(tmp_path: Path, names: list[str], *, unit_len_s: float) -> tuple[Dataset, Any]:
+    """A dataset whose videos are probed and planned, and the writer's context."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for seed, name in enumerate(names):
+        make_video(folder / name, num_frames=20, seed=seed, **SMALL)
+    request = CurateRequest(
+        inputs=(str(folder),),
+        out=tmp_path / "ds",
+        sets=(f"unit_len_s={unit_len_s}", "encode.width=160", "encode.height=120"),
+    )
+    prepared = prepare(request)
+    dataset = Dataset.create(request.out, prepared.settings)
+    return dataset, prepared
+
+
+def fill_plan(dataset: Dataset, writer: Writer, uris: tuple[str, ...]) -> None:
+    writer.append_videos(probe_inputs(ProbeTask(uris=uris, source="s", embodiment="unknown")))
+    rows = select_videos(dataset.table("videos").to_pylist(), ())
+    writer.append_plan(
+        plan_units(
+            rows,
+            unit_len_s=dataset.settings.unit_len_s,
+            first_number=0,
+            settings_digest=dataset.settings.digest,
+            edges_of=lambda uri: [],
+            digests_of=lambda uri: [],
+        )
+    )
+
+
+def unit_run(dataset: Dataset, writer: Writer, **options: Any) -> UnitRun:
+    return UnitRun(
+        dataset=dataset,
+        writer=writer,
+        config=CurateConfig(),
+        engine="inline",
+        action_names={},
+        quiet=True,
+        **options,
+    )
+
+
+def only_task(dataset: Dataset, writer: Writer) -> UnitTask:
+    videos = {row["uri"]: row for row in dataset.table("videos").to_pylist()}
+    (unit,) = dataset.pending_units()
+    return make_task(unit_run(dataset, writer), unit, videos)
+
+
+def file_states(dataset: Dataset) -> dict[str, tuple[str, str | None]]:
+    dataset.refresh()
+    rows = dataset.sql("SELECT uri, state, reason FROM files").to_pylist()
+    return {Path(row["uri"]).name: (row["state"], row["reason"]) for row in rows}
+
+
+def test_the_part_that_kills_its_process_is_quarantined_and_the_others_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, prepared = planned(tmp_path, ["deadly.mp4", "good.mp4"], unit_len_s=60)
+
+    def dying(work: Any, tasks: Iterable[UnitTask], **options: Any) -> Iterator[Outcome[UnitTask]]:
+        yield from (Outcome(unit=task, kind="died", error="its process died") for task in tasks)
+
+    monkeypatch.setattr(units, "run_units", dying)
+    with dataset.writer("test") as writer:
+        fill_plan(dataset, writer, prepared.inputs.uris)
+        assert finish_units(unit_run(dataset, writer, work=deadly)) == 1
+    assert file_states(dataset) == {
+        "deadly.mp4": ("quarantined", "worker_died"),
+        "good.mp4": ("processed", None),
+    }
+    (unit,) = dataset.table("units").to_pylist()
+    assert unit["state"] == "done"
+    assert "SIGKILL" in unit["problems"][0]["error"]
+    assert validate(dataset) == []
+
+
+def test_a_unit_of_which_no_part_survives_is_quarantined(tmp_path: Path) -> None:
+    dataset, prepared = planned(tmp_path, ["deadly.mp4"], unit_len_s=60)
+    with dataset.writer("test") as writer:
+        fill_plan(dataset, writer, prepared.inputs.uris)
+        task = only_task(dataset, writer)
+        outcome = quarantine(task, timeout_s=60, work=deadly)
+        assert outcome.result is not None
+        assert outcome.result.unit["state"] == "quarantined"
+        writer.commit_units([(outcome.result.unit, outcome.result.clips)])
+    assert file_states(dataset) == {"deadly.mp4": ("quarantined", "worker_died")}
+    assert list((tmp_path / "ds" / "shards").iterdir()) == []
+
+
+def test_a_unit_that_cannot_be_written_stays_pending_and_a_rerun_finishes_it(
+    tmp_path: Path,
+) -> None:
+    dataset, prepared = planned(tmp_path, ["a.mp4", "b.mp4", "c.mp4"], unit_len_s=1)
+    with dataset.writer("test") as writer:
+        fill_plan(dataset, writer, prepared.inputs.uris)
+        with pytest.raises(EgodojoError, match=r"1 of 3 units could not be finished \(unit 1\)"):
+            finish_units(unit_run(dataset, writer, work=full_disk))
+        assert [unit.number for unit in dataset.pending_units()] == [1]
+        assert finish_units(unit_run(dataset, writer)) == 1
+        assert finish_units(unit_run(dataset, writer)) == 0
+    assert validate(dataset) == []
+
+
+def test_a_trial_writes_nothing(tmp_path: Path) -> None:
+    dataset, prepared = planned(tmp_path, ["a.mp4"], unit_len_s=60)
+    with dataset.writer("test") as writer:
+        fill_plan(dataset, writer, prepared.inputs.uris)
+        task = only_task(dataset, writer)
+    result = curate_unit(replace(task, writes_shard=False))
+    assert result.unit["num_clips"] == 1
+    assert list((tmp_path / "ds" / "shards").iterdir()) == []
+    assert curate_unit(task) == curate_unit(task)
+
+
+def test_a_file_that_changed_or_vanished_after_the_plan_fails_alone(tmp_path: Path) -> None:
+    dataset, prepared = planned(tmp_path, ["a.mp4", "b.mp4", "c.mp4"], unit_len_s=60)
+    with dataset.writer("test") as writer:
+        fill_plan(dataset, writer, prepared.inputs.uris)
+        with open(prepared.inputs.uris[0], "ab") as file:
+            file.write(b"more")
+        os.unlink(prepared.inputs.uris[1])
+        finish_units(unit_run(dataset, writer))
+    assert file_states(dataset) == {
+        "a.mp4": ("failed", "changed"),
+        "b.mp4": ("failed", "open"),
+        "c.mp4": ("processed", None),
+    }
