@@ -1,0 +1,265 @@
+"""The commands `egodojo latents train|extract` and `egodojo index build|query`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from manifests.cli_support import console, emit, output_options
+
+DATASET = click.argument("dataset", type=click.Path(path_type=Path))
+
+
+@click.group(epilog="Example: egodojo latents train DATASET --size tiny --steps 100 --out MODEL")
+def latents() -> None:
+    """Train the latent action model and store its latents."""
+
+
+@click.group(epilog="Example: egodojo index query DATASET --clip CLIP_ID --time 1.5 --sheet q.png")
+def index() -> None:
+    """Find the same motion in other clips, done by other bodies."""
+
+
+@latents.command(
+    epilog="Example: egodojo latents train DATASET --size tiny --steps 100 --out MODEL"
+)
+@DATASET
+@click.option("--size", default="tiny", show_default=True, help="Preset: tiny or base.")
+@click.option("--config", "file", type=click.Path(path_type=Path), help="YAML over the preset.")
+@click.option("--steps", type=int, help="Optimiser steps; the same as --set loop.steps=N.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder.")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Change one setting.")
+@click.option("--dry-run", is_flag=True, help="Print the resolved configuration, do nothing.")
+@output_options
+def train(
+    dataset: Path,
+    size: str,
+    file: Path | None,
+    steps: int | None,
+    out: Path,
+    sets: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Train a latent action model on the kept clips; rerun the same command to go on."""
+    from manifests.config import load_config, read_yaml, to_dict, to_yaml
+
+    from .config import TrainConfig, preset
+
+    if steps is not None:
+        sets = (*sets, f"loop.steps={steps}")
+    values: dict[str, Any] = to_dict(preset(size))
+    for section, given in (read_yaml(file) if file else {}).items():
+        inner = values.get(section)
+        if isinstance(inner, dict) and isinstance(given, dict):
+            given = {**inner, **given}
+        values[section] = given
+    config = load_config(TrainConfig, values=values, sets=sets, where=str(file or f"size {size}"))
+    if dry_run:
+        emit(to_dict(config), as_json=as_json, text=to_yaml(config))
+        return
+    from dataclasses import asdict
+
+    from pipeline.progress import Progress
+
+    from .train import train as run_training
+
+    with Progress(config.loop.steps, "steps", quiet=quiet) as progress:
+
+        def show(row: dict[str, Any]) -> None:
+            progress.advance(row["step"] - progress.done, note=f"loss {row['loss']:.5f}")
+
+        result = run_training(dataset, config, out=out, on_step=show)
+    loss = (
+        "nothing left to do"
+        if result.first_loss is None or result.last_loss is None
+        else f"loss {result.first_loss:.5f} -> {result.last_loss:.5f}, "
+        f"{result.seconds_per_step:.2f} s a step"
+    )
+    text = (
+        f"{result.model_id}: {result.steps} steps on {result.num_clips} clips, {loss}\n"
+        f"model: {result.path}"
+    )
+    emit(asdict(result), as_json=as_json, text=text, quiet=quiet)
+
+
+@latents.command(epilog="Example: egodojo latents extract DATASET --model MODEL --step 2 --step 4")
+@DATASET
+@click.option("--model", required=True, type=click.Path(path_type=Path), help="Model folder.")
+@click.option(
+    "--step",
+    "steps",
+    type=int,
+    multiple=True,
+    default=(1,),
+    show_default=True,
+    help="Frames between the two of a pair; may be given more than once.",
+)
+@click.option(
+    "--every", type=int, default=1, show_default=True, help="Only every n-th frame begins a pair."
+)
+@click.option("--all", "every_written", is_flag=True, help="Dropped clips too.")
+@click.option("--inline", is_flag=True, help="Work in this process, without Ray.")
+@click.option("--dry-run", is_flag=True, help="Say what is missing, write nothing.")
+@output_options
+def extract(
+    dataset: Path,
+    model: Path,
+    steps: tuple[int, ...],
+    every: int,
+    every_written: bool,
+    inline: bool,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Store the latents of the kept clips; what is stored already stays as it is."""
+    from dataclasses import asdict
+
+    from manifests.errors import EgodojoError
+    from pipeline.progress import Progress
+
+    from .extract_run import extract_latents, plan_extraction
+
+    plan = plan_extraction(dataset, model, steps=steps, every=every, every_written=every_written)
+    if dry_run:
+        clips = sum(len(unit.clips) for unit in plan.units)
+        text = f"{plan.job.model_id}: {clips} clips in {len(plan.units)} shards lack latents"
+        data = {
+            "model_id": plan.job.model_id,
+            "num_shards": len(plan.units),
+            "num_clips_missing": clips,
+            "num_clips": plan.num_clips,
+        }
+        emit(data, as_json=as_json, text=text)
+        return
+    with Progress(len(plan.units), "shards", quiet=quiet) as progress:
+        result = extract_latents(
+            plan, engine="inline" if inline else "ray", on_shard=lambda: progress.advance()
+        )
+    text = (
+        f"{result.model_id}: {result.num_latents} latents for {result.num_extracted} clips and "
+        f"steps ({result.num_clips} clips, steps {', '.join(map(str, result.steps))})"
+    )
+    emit(asdict(result), as_json=as_json, text=text, quiet=quiet)
+    if result.problems:
+        clip_id, why = next(iter(result.problems.items()))
+        raise EgodojoError(
+            f"{len(result.problems)} clips could not be read and have no latents; the first, "
+            f"{clip_id}: {why}",
+            hint=f"Run: egodojo manifest validate {dataset}",
+        )
+
+
+@index.command(epilog="Example: egodojo index build DATASET --latents lam-tiny-0123abcd")
+@DATASET
+@click.option("--latents", "model_id", required=True, help="Model id whose latents to index.")
+@click.option("--step", type=int, help="Step of the latents; needed when several are stored.")
+@click.option("--name", default="main", show_default=True, help="Name of the index.")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Change the windows.")
+@output_options
+def build(
+    dataset: Path,
+    model_id: str,
+    step: int | None,
+    name: str,
+    sets: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Index the motion of the kept clips; run it again to take in new ones."""
+    from dataclasses import asdict
+
+    from manifests.config import load_config
+
+    from .retrieve import build_index
+    from .windows import WindowConfig
+
+    windows = load_config(WindowConfig, sets=sets, where="index")
+    result = build_index(dataset, model_id, name=name, step=step, windows=windows)
+    text = (
+        f"index {result.name!r}: {result.num_windows} windows of {result.num_clips} clips "
+        f"({result.num_added} added) at {result.path}"
+    )
+    if result.num_without_latents:
+        text += f"\n{result.num_without_latents} kept clips have no latents yet"
+    emit(asdict(result), as_json=as_json, text=text, quiet=quiet)
+
+
+@index.command(
+    epilog="Example: egodojo index query DATASET --clip CLIP_ID --time 1.5 --other-embodiment"
+)
+@DATASET
+@click.option("--clip", "clip_id", required=True, help="Clip that shows the motion.")
+@click.option("--time", "time_s", type=float, default=0.0, show_default=True, help="Its start, s.")
+@click.option("--span", "span_s", type=float, help="Its length, s; default: the index's window.")
+@click.option("--where", default="true", show_default=True, help="SQL condition on the answers.")
+@click.option("--k", type=int, default=10, show_default=True, help="Answers, one per clip.")
+@click.option("--other-embodiment", is_flag=True, help="Only other bodies answer.")
+@click.option("--not-self", is_flag=True, help="Leave the query's own clip out.")
+@click.option("--name", default="main", show_default=True, help="Name of the index.")
+@click.option("--sheet", type=click.Path(path_type=Path), help="Write a contact sheet, PNG.")
+@output_options
+def query(
+    dataset: Path,
+    clip_id: str,
+    time_s: float,
+    span_s: float | None,
+    where: str,
+    k: int,
+    other_embodiment: bool,
+    not_self: bool,
+    name: str,
+    sheet: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Find the clips whose motion is most like that of a clip at a time."""
+    from .retrieve import retrieve
+
+    result = retrieve(
+        dataset,
+        clip_id,
+        time_s,
+        k=k,
+        where=where,
+        other_embodiment=other_embodiment,
+        exclude_own=not_self,
+        span_s=span_s,
+        name=name,
+    )
+    data: dict[str, Any] = result.to_dict()
+    if sheet is not None:
+        from pipeline.clips import ClipReader
+
+        from .contact_sheet import save_contact_sheet
+
+        save_contact_sheet(result, ClipReader(dataset), sheet)
+        data["sheet"] = str(sheet)
+        console(quiet).print(f"contact sheet: {sheet}")
+    emit(data, as_json=as_json, text=lambda: answers_table(data), quiet=quiet)
+
+
+def answers_table(data: dict[str, Any]) -> str:
+    """The query and its answers as lines of text."""
+    rows = [("", "score", "embodiment", "from_s", "to_s", "clip", "file")]
+    for number, span in enumerate([data["query"], *data["answers"]]):
+        rows.append(
+            (
+                str(number or "query"),
+                f"{span['score']:.3f}" if number else "",
+                span["embodiment"],
+                f"{span['start_s']:.2f}",
+                f"{span['end_s']:.2f}",
+                span["clip_id"],
+                Path(span["uri"]).name,
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+    if not data["answers"]:
+        lines.append("no clip answers: the condition leaves none with an indexed motion")
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,1 @@
+"""Training plumbing shared by every model: one loop, checkpoints, metrics and the window loader."""

@@ -1,0 +1,96 @@
+"""The folder of one training run: held by one process, bound to the configuration it began with."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from manifests.errors import ConfigError, LockedError
+
+CONFIG_NAME = "config.resolved.yaml"
+_held: set[Path] = set()
+
+
+@contextlib.contextmanager
+def hold_run(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process; the hold ends with the process, however it ends.
+
+    A process may hold a folder again inside its own hold.
+
+    Raises:
+        LockedError: Another process trains in this folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder.resolve() / "LOCK"
+    if path in _held:
+        yield
+        return
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise LockedError(
+                f"Run folder {folder} is in use by {holder}.",
+                hint="Wait for it to end, or choose another --out.",
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()}\n")
+        file.flush()
+        _held.add(path)
+        try:
+            yield
+        finally:
+            _held.discard(path)
+
+
+def bind_config(
+    folder: Path, config: Mapping[str, Any], *, may_change: Collection[str] = ()
+) -> None:
+    """Write the resolved configuration of a new run, or compare it with the one the run began with.
+
+    Args:
+        folder: The run folder.
+        config: Plain mapping, as from `manifests.config.to_dict`.
+        may_change: Dotted fields that a resumed run may change, for instance `loop.steps`.
+
+    Raises:
+        ConfigError: A field differs from the run's first configuration; the message names it.
+    """
+    path = folder / CONFIG_NAME
+    if path.exists():
+        old, new = _flat(yaml.safe_load(path.read_text(encoding="utf-8"))), _flat(_plain(config))
+        for field in sorted(old.keys() | new.keys()):
+            if old.get(field) != new.get(field) and field not in may_change:
+                raise ConfigError(
+                    f"{field} is {new.get(field)!r}, but the run in {folder} was started with "
+                    f"{old.get(field)!r}.",
+                    hint="Set it back to resume this run, or choose another --out.",
+                )
+    part = path.with_suffix(".part")
+    part.write_text(yaml.safe_dump(_plain(config), sort_keys=False), encoding="utf-8")
+    os.replace(part, path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat.update(_flat(item, f"{prefix}.{key}" if prefix else key))
+    return flat
