@@ -41,6 +41,14 @@ class CurateConfig:
     """Share of inputs that may fail or be quarantined; one always may."""
 
     def __post_init__(self) -> None:
+        for name in ("slots", "attempts"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}, must be at least 1.")
+        if not self.timeout_s > 0:
+            raise ConfigError(f"timeout_s is {self.timeout_s}, must be above 0 seconds.")
+        if not self.cpus_per_unit >= 0:
+            raise ConfigError(f"cpus_per_unit is {self.cpus_per_unit}, must not be negative.")
         if not 0 <= self.failure_budget_ratio <= 1:
             raise ConfigError(
                 f"failure_budget_ratio is {self.failure_budget_ratio}, must lie in 0..1."

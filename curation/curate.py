@@ -43,6 +43,7 @@ from .ingest import (
     has_changed,
     path_of,
     probe_inputs,
+    size_of,
 )
 from .planning import plan_units, select_videos
 from .run_record import RunRecord
@@ -171,6 +172,8 @@ def prepare(request: CurateRequest) -> Prepared:
         )
     config_sets, recipe_sets = split_sets(request.sets)
     is_new = not (request.out / SETTINGS_FILE).is_file()
+    if is_new:
+        Dataset.check_new(request.out)
     existing = None if is_new else read_settings(request.out)
     config = resolve_config(config_sets, existing)
     recipe = load_recipe(request.recipe, recipe_sets)
@@ -206,7 +209,7 @@ def dry_run(prepared: Prepared) -> dict[str, Any]:
         "num_inputs": len(prepared.inputs.uris),
         "num_ignored": prepared.inputs.num_ignored,
         "num_new": len(new),
-        "num_bytes_new": sum(path_of(uri).stat().st_size for uri in new),
+        "num_bytes_new": sum(size_of(uri) for uri in new),
         "num_units_pending": num_pending,
         "recipe": prepared.recipe.name,
         "config": to_dict(prepared.config),
@@ -396,7 +399,7 @@ def unit_edges(uri: str, unit_len_s: float) -> list[int]:
 def _sidecar_digests(uri: str) -> list[str]:
     try:
         return find_sidecars(path_of(uri)).digests()
-    except SampleError:
+    except (SampleError, OSError):  # the work on this video will say why
         return []
 
 

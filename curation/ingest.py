@@ -7,17 +7,21 @@ crashes on a hostile file must not take the command with it.
 from __future__ import annotations
 
 import glob
+import logging
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from manifests.errors import SampleError, UsageError
+from manifests.errors import SampleError, UsageError, VideoError
 from manifests.records import video_id_of
 
 from .sidecars import read_caption
+
+log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg",
@@ -104,7 +108,10 @@ def probe_input(uri: str, *, source: str, embodiment: str) -> dict[str, Any]:
     path = path_of(uri)
     row = _empty_row(uri, source, embodiment)
     try:
-        row["num_bytes"] = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device would never end
+            raise VideoError(f"{path} is not a regular file", reason="not_video")
+        row["num_bytes"] = status.st_size
         row["video_id"] = video_id_of(path)
         row.update(probe(path).columns())
         row["text"] = read_caption(path)
@@ -124,6 +131,14 @@ def crashed_row(uri: str, *, source: str, embodiment: str, error: str) -> dict[s
     if path.is_file():
         row.update(num_bytes=path.stat().st_size, video_id=video_id_of(path))
     return row
+
+
+def size_of(uri: str) -> int:
+    """Bytes of an input; 0 when it is gone or cannot be reached."""
+    try:
+        return path_of(uri).stat().st_size
+    except OSError:
+        return 0
 
 
 def has_changed(uri: str, num_bytes: int) -> bool:
@@ -155,9 +170,20 @@ def _named(name: str) -> list[str]:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    """Files below a folder; links to folders are followed, each real folder is visited once."""
+    """Files below a folder; links to folders are followed, each real folder is visited once.
+
+    Raises:
+        UsageError: The folder cannot be read; one below it is named in a warning.
+    """
     visited: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+
+    def refuse(error: OSError) -> None:
+        """What lies in a folder that cannot be read must not be missing without a word."""
+        if error.filename == folder:
+            raise UsageError(f"The folder {folder!r} cannot be read: {error.strerror}.")
+        log.warning("%s cannot be read (%s): no input", error.filename, error.strerror)
+
+    for parent, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         real = os.path.realpath(parent)
         if real in visited:
             folders.clear()

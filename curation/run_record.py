@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +18,13 @@ from manifests import __version__
 from manifests.storage import write_atomic
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class LogFile(logging.FileHandler):
+    """A log that goes without what a full disk does not take, rather than say so at each line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing: the command itself ends with a sentence about the disk."""
 
 
 class RunRecord:
@@ -46,7 +53,7 @@ class RunRecord:
         self.write_json("command.json", self._facts())
         root = logging.getLogger()
         self._level = root.level
-        to_file = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
+        to_file = LogFile(self.path / "log.txt", encoding="utf-8")
         to_file.setFormatter(logging.Formatter(LOG_FORMAT))
         self._handlers = [to_file]
         if not root.handlers:  # a file alone would swallow what Python prints by itself
@@ -60,11 +67,12 @@ class RunRecord:
 
     def __exit__(self, *error: object) -> None:
         root = logging.getLogger()
-        if isinstance(error[1], BaseException):
-            logging.getLogger(__name__).error("ended early: %r", error[1])
+        if isinstance(error[1], BaseException):  # whoever catches it says it on stderr
+            logging.getLogger(__name__).info("ended early: %r", error[1])
         for handler in self._handlers:
             root.removeHandler(handler)
-            handler.close()
+            with suppress(OSError):  # what could not be written to a full disk
+                handler.close()
         root.setLevel(self._level)
 
     @contextmanager
@@ -80,7 +88,8 @@ class RunRecord:
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write one JSON file of the record."""
         text = json.dumps(content, indent=2, ensure_ascii=False, default=str)
-        write_atomic(self.path / name, (text + "\n").encode("utf-8"))
+        # A command line may hold bytes that are not UTF-8; JSON has an escape for each.
+        write_atomic(self.path / name, (text + "\n").encode("utf-8", "backslashreplace"))
 
     def _facts(self) -> dict[str, Any]:
         return {

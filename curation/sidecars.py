@@ -9,6 +9,7 @@ import csv
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def find_sidecars(video: Path) -> Sidecars:
     Raises:
         SampleError: Two span files lie beside the video (`spans`).
     """
-    spans = [path for suffix in SPAN_SUFFIXES if (path := _beside(video, suffix)).is_file()]
+    spans = [path for suffix in SPAN_SUFFIXES if _is_there(path := _beside(video, suffix))]
     if len(spans) > 1:
         names = " and ".join(path.name for path in spans)
         raise SampleError(
@@ -74,16 +75,16 @@ def find_sidecars(video: Path) -> Sidecars:
         )
     caption, actions = _beside(video, CAPTION_SUFFIX), _beside(video, ACTIONS_SUFFIX)
     return Sidecars(
-        caption=caption if caption.is_file() else None,
+        caption=caption if _is_there(caption) else None,
         spans=spans[0] if spans else None,
-        actions=actions if actions.is_file() else None,
+        actions=actions if _is_there(actions) else None,
     )
 
 
 def read_caption(video: Path) -> str | None:
     """The caption beside a video, stripped; None when there is none or it is empty."""
     path = _beside(video, CAPTION_SUFFIX)
-    if not path.is_file():
+    if not _is_there(path):
         return None
     return path.read_text(encoding="utf-8", errors="replace").strip() or None
 
@@ -196,6 +197,11 @@ def read_actions(path: Path, columns: Sequence[str]) -> Actions:
 
 def _beside(video: Path, suffix: str) -> Path:
     return video.with_name(video.stem + suffix)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a sidecar is there; not when its name would be longer than a name may be."""
+    return os.path.isfile(path)
 
 
 def _span(row: Mapping[str, Any]) -> Span:

@@ -140,7 +140,8 @@ def _settle(
 ) -> None:
     number = outcome.unit.unit.number
     if outcome.result is None:
-        log.error("unit %d: %s\n%s", number, outcome.error, outcome.traceback)
+        log.error("unit %d: %s", number, outcome.error)
+        log.info("unit %d: raised by\n%s", number, outcome.traceback)
         raised.append(outcome)
         return
     for problem in outcome.result.unit["problems"]:

@@ -201,7 +201,9 @@ def build(
 @click.option("--other-embodiment", is_flag=True, help="Only other bodies answer.")
 @click.option("--not-self", is_flag=True, help="Leave the query's own clip out.")
 @click.option("--name", default="main", show_default=True, help="Name of the index.")
-@click.option("--sheet", type=click.Path(path_type=Path), help="Write a contact sheet, PNG.")
+@click.option(
+    "--sheet", type=click.Path(path_type=Path, dir_okay=False), help="Write a contact sheet, PNG."
+)
 @output_options
 def query(
     dataset: Path,

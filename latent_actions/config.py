@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -44,6 +45,11 @@ class ModelConfig:
     """Columns of an input frame, pixels."""
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise ConfigError(
+                f"model.name is {self.name!r}; a model id begins with it and names a folder.",
+                hint="Use letters, digits, '_', '-' and '.'.",
+            )
         blocks = ("num_encoder_blocks", "num_decoder_blocks")
         for key in ("width", "latent_dim", "patch_size", "num_heads", *blocks):
             if getattr(self, key) < 1:
@@ -87,6 +93,8 @@ class DataConfig:
         for key in ("batch_size", "max_stride", "num_threads"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"data.{key} is {getattr(self, key)}, it must be at least 1.")
+        if self.brightness < 0:
+            raise ConfigError(f"data.brightness is {self.brightness}, it must not be negative.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

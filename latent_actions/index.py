@@ -7,7 +7,9 @@ ones are written before `meta.json` is replaced, so a reader sees the old index 
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import secrets
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -138,7 +140,8 @@ class ActionIndex:
         """The window of a clip that starts at a time, moved back where it would pass the end.
 
         Raises:
-            UsageError: The time lies outside the clip, or the clip is too short for a latent.
+            UsageError: The time lies outside the clip, the span is no length, or the clip is too
+                short for a latent.
         """
         duration_s = clip.num_frames / clip.fps
         if not 0 <= time_s < duration_s:
@@ -147,7 +150,10 @@ class ActionIndex:
                 f"which lasts {duration_s:.2f} s.",
                 hint="Times count from the start of the clip.",
             )
-        length = max(self.meta.step + 1, round((span_s or self.meta.windows.window_s) * clip.fps))
+        if span_s is not None and not 0 < span_s < math.inf:
+            raise UsageError(f"The length of the motion is {span_s:g} s, it must be above 0.")
+        wanted_s = min(span_s or self.meta.windows.window_s, duration_s)
+        length = max(self.meta.step + 1, round(wanted_s * clip.fps))
         start = max(0, min(round(time_s * clip.fps), clip.num_frames - length))
         grid = {"step": self.meta.step, "every": self.meta.every}
         found = window_at(start, start + length, clip.num_frames, clip.fps, **grid)
@@ -213,7 +219,7 @@ class ActionIndex:
         part.write_text(json.dumps(meta, indent=2) + "\n")
         os.replace(part, folder / "meta.json")
         for path in folder.iterdir():
-            if path.name not in {*names.values(), "meta.json"}:
+            if _OWN_FILE.fullmatch(path.name) and path.name not in names.values():
                 path.unlink()
 
     @classmethod
@@ -274,6 +280,8 @@ class ActionIndex:
         return list(best.values())
 
 
+# What `save` writes and may remove; anything else in the folder is not ours.
+_OWN_FILE = re.compile(r"(vectors-\w+\.faiss|rows-\w+\.parquet|map-\w+\.npz|\.meta-\w+\.json)")
 _HIT_COLUMNS = ("clip_id", "embodiment", "start_s", "end_s")
 
 
@@ -314,7 +322,16 @@ class _Cut:
 
 
 def index_folder(dataset: Path | str, name: str) -> Path:
-    """Where the index `name` of a dataset lies."""
+    """Where the index `name` of a dataset lies.
+
+    Raises:
+        UsageError: The name could lead out of the dataset's folder `index/`.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UsageError(
+            f"{name!r} is no name for an index.",
+            hint="Use letters, digits, '_', '-' and '.', for instance --name main.",
+        )
     return Path(dataset) / "index" / name
 
 

@@ -172,6 +172,7 @@ class LatentActionModel(nn.Module):
             model = cls(config, encoder_only=encoder_only)
         state = read_state(path, encoder_only=encoder_only)
         check_state(model.state_dict(), state, where=str(path))
+        state = {key: value.float() for key, value in state.items()}  # a half-precision export
         model.load_state_dict(state, assign=True)
         model.freeze_and_fill()
         return model.eval()

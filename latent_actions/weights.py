@@ -30,7 +30,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """The `config.json` of a model folder.
 
     Raises:
-        EgodojoError: `path` is no model folder.
+        EgodojoError: `path` is no model folder, a damaged one, or one of another kind of model.
     """
     file = path / "config.json"
     if not file.is_file():
@@ -38,9 +38,17 @@ def read_config(path: Path) -> dict[str, Any]:
             f"{path} is no model folder: it has no config.json.",
             hint="Give the folder that `egodojo latents train` wrote.",
         )
-    values = json.loads(file.read_text())
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EgodojoError(f"{file} is damaged: {error}.") from error
     if not isinstance(values, dict):
         raise EgodojoError(f"{file} is damaged: it must hold a JSON object.")
+    if "kind" in values:
+        raise EgodojoError(
+            f"{path} holds a model of kind {values['kind']!r}, not a latent action model.",
+            hint="Give the folder that `egodojo latents train` wrote.",
+        )
     return values
 
 

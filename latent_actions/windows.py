@@ -19,6 +19,8 @@ from manifests.errors import ConfigError
 Floats = NDArray[np.float32]
 Moments = NDArray[np.float64]
 
+MAX_PARTS = 64
+"""More parts than a window has latents only repeat them."""
 _WEAKEST_AXIS = 0.03  # of the first: weaker axes are noise that scaling would raise
 
 
@@ -40,6 +42,8 @@ class WindowConfig:
     def __post_init__(self) -> None:
         if self.window_s <= 0 or self.hop_s <= 0 or self.parts < 1:
             raise ConfigError("window_s and hop_s must be above 0, parts at least 1.")
+        if self.parts > MAX_PARTS:
+            raise ConfigError(f"parts is {self.parts}, must be at most {MAX_PARTS}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -15,6 +16,22 @@ from .errors import EXIT_FAILED, EXIT_INTERRUPTED, EgodojoError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+# What the machine refuses wherever it is asked: nobody's mistake in the code, so no traceback.
+_MACHINE_ERRNOS = frozenset(
+    {
+        errno.EACCES,
+        errno.EDQUOT,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENAMETOOLONG,
+        errno.ENOSPC,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ESTALE,
+    }
+)
+_MACHINE_HINT = "Check free space and permissions, then rerun the command: it goes on."
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -123,4 +140,11 @@ def run(command: click.Command, args: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except OSError as error:
+        if error.errno not in _MACHINE_ERRNOS:
+            raise
+        where = f"{error.filename}: " if error.filename is not None else ""
+        click.echo(f"egodojo: {where}{error.strerror}.", err=True)
+        click.echo(f"  hint: {_MACHINE_HINT}", err=True)
         return EXIT_FAILED

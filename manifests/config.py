@@ -5,10 +5,12 @@ Everything is checked before any work starts; an unknown key names its path and 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -199,7 +201,7 @@ def _convert_union(args: tuple[Any, ...], value: Any, where: str, path: str) -> 
             return _convert(choice, value, where, path)
         except ConfigError as error:
             errors.append(error)
-    raise errors[0]
+    raise errors[-1]
 
 
 def _convert_sequence(
@@ -227,13 +229,11 @@ def _convert_scalar(hint: Any, value: Any, where: str, path: str) -> Any:
         return value
     if hint is int and isinstance(value, int) and not is_bool:
         return value
-    if hint is float and isinstance(value, (int, float)) and not is_bool:
-        return float(value)
-    if hint is float and isinstance(value, str):
-        try:  # YAML 1.1 reads 1e-4 (no dot) as text
-            return float(value)
-        except ValueError:
-            pass
+    if hint is float and isinstance(value, (int, float, str)) and not is_bool:
+        with contextlib.suppress(ValueError, OverflowError):
+            number = float(value)  # YAML 1.1 reads 1e-4 (no dot) as text
+            if math.isfinite(number):
+                return number
     if hint is str and isinstance(value, str):
         return value
     if hint is Path and isinstance(value, (str, Path)):

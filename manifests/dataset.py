@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -69,12 +69,7 @@ class Dataset:
             DatasetError: The folder is a dataset already, holds other things, or its path has
                 a character that tables cannot handle.
         """
-        folder = _resolved(path)
-        if (folder / SETTINGS_FILE).exists():
-            raise DatasetError(
-                f"{folder} is a dataset already.", hint="Open it, or choose another."
-            )
-        _refuse_foreign(folder)
+        folder = cls.check_new(path)
         for name, table_schema in schema.TABLES.items():
             tables.create(folder / _CATALOG / name, table_schema)
         for name in ("shards", "runs"):
@@ -86,6 +81,21 @@ class Dataset:
                 hint="Rerun the command: it goes on with it.",
             )
         return cls.open(folder)
+
+    @staticmethod
+    def check_new(path: Path | str) -> Path:
+        """The absolute folder a dataset can be made in; makes nothing.
+
+        Raises:
+            DatasetError: As `create`.
+        """
+        folder = _resolved(path)
+        if (folder / SETTINGS_FILE).exists():
+            raise DatasetError(
+                f"{folder} is a dataset already.", hint="Open it, or choose another."
+            )
+        _refuse_foreign(folder)
+        return folder
 
     @classmethod
     def open(cls, path: Path | str, versions: Mapping[str, int] | None = None) -> Dataset:
@@ -102,6 +112,7 @@ class Dataset:
         folder = _resolved(path)
         settings = read_settings(folder)
         wanted = versions or {}
+        _check_versions(wanted)
         scores = {*_score_tables(folder), *(name for name in wanted if name not in _OPEN_ORDER)}
         opened = {
             name: tables.open_table(folder / _CATALOG / name, wanted.get(name))
@@ -153,7 +164,8 @@ class Dataset:
             raise DatasetError(f"{self.path} has no table {name!r}.", hint=hint)
         if name == "clips":
             return self._query("SELECT * FROM _committed")
-        return tables.dataset_of(self._tables[name], schema.TABLES.get(name)).to_table()
+        with self._reading():
+            return tables.dataset_of(self._tables[name], schema.TABLES.get(name)).to_table()
 
     def metadata(self, name: str) -> dict[str, str]:
         """What the newest commit with metadata says about a table: recipe, model, digest, ..."""
@@ -168,16 +180,31 @@ class Dataset:
         """
         import duckdb
 
+        if not query.strip():
+            raise DatasetError("The query is empty.", hint="For instance: SELECT * FROM files")
         try:
             return self._query(query)
-        except duckdb.Error as error:
+        except (duckdb.Error, UnicodeError) as error:
             raise DatasetError(
                 f"The query failed: {' '.join(str(error).split())}",
                 hint=f"Views: {', '.join([*views.RESERVED, *self.scores])}.",
             ) from error
 
     def relation(self, name: str, verdict: Verdict = "keep") -> duckdb.DuckDBPyRelation:
-        """A view or score table as a DuckDB relation; `clips` only those with this verdict."""
+        """A view or score table as a DuckDB relation; `clips` only those with this verdict.
+
+        Raises:
+            DatasetError: There is no such view, or no such verdict.
+        """
+        from .config import nearest
+
+        for what, value, known in (
+            ("view", name, [*views.RESERVED, *self.scores]),
+            ("verdict", verdict, [*get_args(Verdict)]),
+        ):
+            if value not in known:
+                hint = nearest(value, known)
+                raise DatasetError(f"{self.path} has no {what} {value!r}.", hint=hint)
         where = ""
         if name == "clips" and verdict != "all":
             where = f" WHERE verdict = '{verdict}'"
@@ -303,10 +330,22 @@ class Dataset:
         """The private DuckDB in which the views live, for code that must bind expressions."""
         if self._con is None:
             known = schema.TABLES
-            data = {n: tables.dataset_of(self._tables[n], known[n]) for n in known}
-            scores = {n: tables.dataset_of(self._tables[f"{_SCORES}/{n}"]) for n in self.scores}
+            with self._reading():
+                data = {n: tables.dataset_of(self._tables[n], known[n]) for n in known}
+                scores = {n: tables.dataset_of(self._tables[f"{_SCORES}/{n}"]) for n in self.scores}
             self._con = views.open_views(data, scores)
         return self._con
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Say in one sentence that a file of the catalogue is gone or damaged."""
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            raise DatasetError(
+                f"A table of {self.path} cannot be read: {' '.join(str(error).split())}",
+                hint="A file below catalog/ is gone or damaged; restore it from a copy.",
+            ) from error
 
     def _query(self, query: str) -> pa.Table:
         found = self.connection().sql(query)
@@ -324,6 +363,19 @@ def _resolved(path: Path | str) -> Path:
     folder = Path(path).expanduser().resolve()
     tables.check_path(folder)
     return folder
+
+
+def _check_versions(versions: Mapping[str, int]) -> None:
+    for name, version in versions.items():
+        if name not in _OPEN_ORDER and not name.startswith(f"{_SCORES}/"):
+            from .config import nearest
+
+            raise DatasetError(
+                f"There is no table {name!r} to open at version {version}.",
+                hint=nearest(name, _OPEN_ORDER),
+            )
+        if not isinstance(version, int) or isinstance(version, bool) or version < 0:
+            raise DatasetError(f"The version of table {name} is {version!r}, not a whole number.")
 
 
 def _refuse_foreign(folder: Path) -> None:

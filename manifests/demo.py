@@ -6,6 +6,7 @@ It imports no product: every step is a command line, printed before it runs, its
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -99,11 +100,13 @@ class Story:
         """Four bodies, the same motions, and deliberately faulty files beside them."""
         bodies = [word for body in BODIES for word in ("--embodiment", body)]
         self.say("film", "Four bodies do the same motions; faulty files lie among them.")
+        if "OMP_NUM_THREADS" not in os.environ:
+            console(self.quiet).print("$ export OMP_NUM_THREADS=1", style="cyan")
         self.run(
             "film",
             "simulate",
             *("--out", self.out / "footage", *bodies, "--episodes", episodes, "--seed", seed),
-            *("--size", "320x240", "--faults", "--workers", 2),
+            *("--size", "320x240", "--seconds", 2.6, "--faults", "--workers", 2),
         )
 
     def curate(self) -> None:
@@ -216,7 +219,10 @@ class Story:
         begun = time.monotonic()
         with log.open("w", encoding="utf-8") as stdout:
             done = subprocess.run(
-                [sys.executable, "-m", "manifests.cli", *command], stdout=stdout, check=False
+                [sys.executable, "-m", "manifests.cli", *command],
+                stdout=stdout,
+                env={"OMP_NUM_THREADS": "1", **os.environ},
+                check=False,
             )
         self.seconds[chapter] = self.seconds.get(chapter, 0.0) + time.monotonic() - begun
         if done.returncode:
@@ -256,7 +262,11 @@ class Story:
                 f"loss {training['loss_start']:.3f} -> {training['loss_end']:.3f} in "
                 f"{training['steps']} steps, {training['seconds_per_step']:.2f} s each",
             ),
-            ("rollout", f"{rollout['video']}, {rollout['psnr_db']:.1f} dB to the truth"),
+            (
+                "rollout",
+                f"{rollout['video']}, {rollout['psnr_db']:.1f} dB to the truth (a still picture: "
+                f"{rollout['still_psnr_db']:.1f}; this model is tiny and hardly trained)",
+            ),
             ("took", f"{facts['seconds']} s, peak memory {facts['peak_memory_gib']} GiB"),
             ("look at", facts["preview"]),
         ]

@@ -158,13 +158,20 @@ class LatentReader:
         """Opens one model's latents at one step.
 
         Raises:
-            DatasetError: They are not there; the hint is the command that makes them.
+            DatasetError: They are not there (the hint is the command that makes them) or damaged.
         """
         folder = latent_dir(dataset, model_id, step)
         meta = folder / "meta.json"
         if not meta.exists():
             raise missing_latents_error(dataset, model_id, step)
-        return cls(folder, json.loads(meta.read_text()))
+        try:
+            facts = json.loads(meta.read_text(encoding="utf-8"))
+            every, known = int(facts.get("every", 1)), int(facts["step"])
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise _damaged(meta) from error
+        if every < 1 or known != step:
+            raise _damaged(meta)
+        return cls(folder, facts)
 
     @property
     def every(self) -> int:
@@ -239,7 +246,10 @@ class LatentReader:
     def _load(self, tables: Sequence[Path]) -> dict[str, Float16Array]:
         found: dict[str, Float16Array] = {}
         for path in tables:
-            table = pq.read_table(path, schema=ROWS_SCHEMA, partitioning=None)
+            try:
+                table = pq.read_table(path, schema=ROWS_SCHEMA, partitioning=None)
+            except (pa.ArrowException, OSError) as error:
+                raise _damaged(path) from error
             data = _map_latents(path.with_name(path.name.replace(".rows.parquet", ".f16")))
             columns = (table.column(name).to_pylist() for name in ROWS_SCHEMA.names)
             for clip_id, first_row, num_rows in zip(*columns, strict=True):
@@ -251,6 +261,13 @@ class LatentReader:
                     )
                 found.setdefault(clip_id, data[first_row : first_row + num_rows])
         return found
+
+
+def _damaged(path: Path) -> DatasetError:
+    return DatasetError(
+        f"{path} cannot be read: it is damaged.",
+        hint=f"Remove the folder {path.parent} and run egodojo latents extract again.",
+    )
 
 
 def _map_latents(path: Path) -> Float16Array:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import click
 
 from .cli_support import LazyGroup, emit, output_options
-from .errors import EXIT_FAILED
+from .errors import EXIT_FAILED, DatasetError
 
 _MAX_WIDTH = 60
 
@@ -33,13 +35,20 @@ def manifest() -> None:
 )
 @_dataset
 @click.argument("query")
-@click.option("--limit", default=50, show_default=True, help="Rows printed; --json prints all.")
+@click.option(
+    "--limit",
+    default=50,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Rows printed; --json prints all.",
+)
 @output_options
 def sql(dataset: Path, query: str, limit: int, as_json: bool, quiet: bool) -> None:
     """Run one SQL query (DuckDB) over files, videos, clips, kept, units, plan and scores."""
     from .dataset import Dataset
 
     found = Dataset.open(dataset).sql(query)
+    _refuse_equal_names(found.schema.names)
     rows = (found if as_json else found.slice(0, limit)).to_pylist()
 
     def text() -> str:
@@ -47,7 +56,7 @@ def sql(dataset: Path, query: str, limit: int, as_json: bool, quiet: bool) -> No
         note = f"\n({more} more rows; --limit shows more)" if more > 0 else ""
         return aligned(found.schema.names, rows) + note
 
-    emit(rows, as_json=as_json, text=text, quiet=quiet)
+    emit(_plain(rows), as_json=as_json, text=text, quiet=quiet)
 
 
 @manifest.command(epilog="Example: egodojo manifest stats DATASET --json")
@@ -88,6 +97,29 @@ def validate(dataset: Path, as_json: bool, quiet: bool) -> None:
     emit(result, as_json=as_json, text=text, quiet=quiet and not problems)
     if problems:
         raise click.exceptions.Exit(EXIT_FAILED)
+
+
+def _refuse_equal_names(names: Sequence[str]) -> None:
+    """A row is a mapping: of two columns with one name, one would be lost."""
+    for name in sorted(set(names)):
+        if names.count(name) > 1:
+            raise DatasetError(
+                f"The result has {names.count(name)} columns called {name!r}.",
+                hint="Give each a name of its own: SELECT a.x AS x_of_a, b.x AS x_of_b ...",
+            )
+
+
+def _plain(value: Any) -> Any:
+    """A value of a result as JSON has it: sums of whole numbers as numbers, NaN as null."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def aligned(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:

@@ -66,6 +66,12 @@ class DuplicateRule:
     on_missing: Literal["keep", "fail"] = "fail"
     name: str = "near_duplicate"
 
+    def __post_init__(self) -> None:
+        if self.on_missing not in ("keep", "fail"):
+            raise ConfigError(
+                f"Rule {self.name}: on_missing is {self.on_missing!r}, must be keep or fail."
+            )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
-from .config import digest, load_config, read_yaml, to_dict
+from .config import digest, load_config, nearest, read_yaml, to_dict
 from .errors import ConfigError, DatasetError
 from .recipe import MIN_DURATION_S, MIN_FRAMES, Rule
 from .schema import FORMAT_VERSION
 
 SETTINGS_FILE = "dataset.yaml"
+X264_PRESETS = (
+    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower",
+    "veryslow", "placebo",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +47,14 @@ class EncodeSettings:
                 raise ConfigError(f"encode.{name} is {value}, must be an even number >= 16.")
         if not 0 <= self.crf <= 51:
             raise ConfigError(f"encode.crf is {self.crf}, must lie in 0..51.")
+        if self.preset not in X264_PRESETS:
+            raise ConfigError(
+                f"encode.preset is {self.preset!r}, which x264 does not have.",
+                hint=nearest(self.preset, X264_PRESETS),
+            )
         if self.gop < 1:
             raise ConfigError(f"encode.gop is {self.gop}, must be at least 1.")
-        if self.max_fps is not None and self.max_fps <= 0:
+        if self.max_fps is not None and not 0 < self.max_fps < math.inf:
             raise ConfigError(f"encode.max_fps is {self.max_fps}, must be above 0.")
 
 
@@ -72,9 +82,9 @@ class DatasetSettings:
 
     def __post_init__(self) -> None:
         for name in ("clip_len_s", "unit_len_s"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be above 0 seconds.")
-        if self.min_frames < 1 or self.min_duration_s < 0:
+        if self.min_frames < 1 or not 0 <= self.min_duration_s < math.inf:
             raise ConfigError("min_frames must be at least 1 and min_duration_s at least 0.")
 
     @property
@@ -104,19 +114,31 @@ def read_settings(path: Path) -> DatasetSettings:
         DatasetError: No dataset there, another format version, or an edited file.
     """
     file = path / SETTINGS_FILE
-    if not file.is_file():
+    try:
+        is_there = file.is_file()
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be opened: {error.strerror}.") from error
+    if not is_there:
         raise DatasetError(
             f"{path} is not a dataset: it has no {SETTINGS_FILE}.",
             hint=f"`egodojo curate INPUT --out {path}` makes one.",
         )
-    content = read_yaml(file)
+    try:
+        content = read_yaml(file)
+    except ConfigError as error:
+        raise DatasetError(error.message, hint="Put the original file back.") from error
     version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise DatasetError(
             f"{file} has the format version {version!r}; this egodojo reads {FORMAT_VERSION}.",
             hint="Update egodojo, or make the dataset again.",
         )
-    values = {**(content.get("settings") or {}), "name": content.get("name")}
+    fixed = content.get("settings")
+    if not isinstance(fixed, dict):
+        raise DatasetError(
+            f"{file} is damaged: it has no mapping `settings`.", hint="Put the original file back."
+        )
+    values = {**fixed, "name": content.get("name")}
     settings = load_config(DatasetSettings, values=values, where=str(file))
     if settings.digest != content.get("digest"):
         raise DatasetError(

@@ -49,6 +49,7 @@ SCHEMA = pa.schema(
 )
 """Columns of an index, one row per clip."""
 
+_REBUILD_HINT = "`pipeline.shards.rebuild_index(TAR).write(INDEX)` makes it anew from the tar."
 _DELTA_COLUMNS = ("packet_sizes.list.element", "packet_pts.list.element")
 
 
@@ -141,7 +142,7 @@ class ShardIndex:
         except OSError as error:
             raise DatasetError(
                 f"the shard index {path} cannot be read: {error.strerror}.",
-                hint="`egodojo manifest reindex` makes it anew from the tar.",
+                hint=_REBUILD_HINT,
             ) from error
         return cls.from_bytes(data, name=str(path))
 
@@ -153,7 +154,7 @@ class ShardIndex:
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DatasetError(
                 f"{name} is no shard index: {str(error).splitlines()[0]}.",
-                hint="`egodojo manifest reindex` makes it anew from the tar.",
+                hint=_REBUILD_HINT,
             ) from error
         return cls(table, name=name)
 

@@ -7,6 +7,7 @@ the live files go into a `pyarrow.dataset` with the table's full schema instead.
 from __future__ import annotations
 
 import json
+import os
 import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -69,7 +70,10 @@ def check_path(path: Path) -> None:
 
 def create(path: Path, schema: pa.Schema) -> None:
     """Create an empty table; one that is already there is left as it is."""
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _write_failed(path, error) from error
     try:
         DeltaTable.create(path, schema, mode="ignore", configuration=dict(_TABLE_PROPERTIES))
     except (DeltaError, OSError) as error:
@@ -210,6 +214,9 @@ def _write(
 ) -> None:
     named = {f"{_METADATA_PREFIX}{key}": value for key, value in (metadata or {}).items()}
     properties = CommitProperties(custom_metadata=named, max_commit_retries=num_retries)
+    path = _path_of(table)
+    if not os.access(path, os.W_OK | os.X_OK):  # delta-rs would say so in the midst of a panic
+        raise _write_failed(table, PermissionError(f"{path} may not be written to"))
     try:
         write_deltalake(
             table, rows, mode=mode, schema_mode=schema_mode, commit_properties=properties

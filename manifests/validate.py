@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .action_vector import LATENT_WIDTH
@@ -231,13 +232,21 @@ def _latent_problems(dataset: Dataset) -> Iterator[Problem]:
     rows = dataset.sql("SELECT clip_id, shard, num_frames FROM clips WHERE gate IS NULL")
     clips = {row["clip_id"]: row for row in rows.to_pylist()}
     for meta in metas:
-        step = int(meta.parent.name.removeprefix("step-"))
-        every = int(json.loads(meta.read_text(encoding="utf-8")).get("every", 1))
+        where = str(meta.relative_to(dataset.path))
+        try:
+            step = int(meta.parent.name.removeprefix("step-"))
+            every = int(json.loads(meta.read_text(encoding="utf-8")).get("every", 1))
+        except (OSError, ValueError, AttributeError) as error:
+            yield Problem(kind="latents", where=where, detail=f"cannot be read: {error}")
+            continue
         seen: set[str] = set()
         for path in sorted(meta.parent.glob("*.rows.parquet")):
             where = str(path.relative_to(dataset.path))
-            for detail in _rows_problems(path, clips, seen, step=step, every=every):
-                yield Problem(kind="latents", where=where, detail=detail)
+            try:
+                for detail in _rows_problems(path, clips, seen, step=step, every=every):
+                    yield Problem(kind="latents", where=where, detail=detail)
+            except (OSError, KeyError, TypeError, pa.ArrowException) as error:
+                yield Problem(kind="latents", where=where, detail=f"cannot be read: {error}")
 
 
 def _rows_problems(

@@ -44,6 +44,9 @@ CONNECT_TIMEOUT_S = 5.0
 STALE_FOLDER_S = 120.0  # a killed driver's Ray needs some ten seconds to notice
 KILL_WAIT_S = 20.0
 NO_START_WARNING_S = 30.0
+# An overloaded machine is slow, not dead: without this Ray gives up its only node, and the driver
+# with it, when a busy laptop does not answer for a minute.
+PATIENT = {"health_check_timeout_ms": 60_000, "health_check_failure_threshold": 10}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,6 +315,7 @@ def _connect(address: str, *, folder: str | None, num_cpus: int | None) -> None:
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
             "_temp_dir": folder,
+            "_system_config": PATIENT,
         }
     else:
         _check_address(address)

@@ -26,7 +26,7 @@ def test_videos() -> Path:
     folder = os.environ.get("EGODOJO_TEST_VIDEOS")
     if not folder:
         pytest.skip("EGODOJO_TEST_VIDEOS is not set: real videos not read")
-    return Path(folder)
+    return Path(folder).resolve()
 
 
 @pytest.fixture(scope="session")

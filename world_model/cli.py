@@ -90,7 +90,12 @@ def pretrain(
 )
 @click.option("--dataset", type=click.Path(path_type=Path), help="Instead: the dataset of --clip.")
 @click.option("--clip", "clip_id", help="Instead: one clip by its id.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The mp4 to write.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="The mp4 to write.",
+)
 @click.option(
     "--chunks",
     type=click.IntRange(min=1),
@@ -132,6 +137,10 @@ def rollout(
 
     if (mixture is None) == (dataset is None) or (dataset is None) != (clip_id is None):
         raise click.UsageError("Give either --mixture, or --dataset together with --clip.")
+    if out.suffix.lower() != ".mp4":
+        raise click.UsageError(f"--out {out} must end in .mp4.")
+    if not 0 < fps <= 1000:
+        raise click.UsageError(f"--fps is {fps:g}, it must lie between 0 and 1000.")
     model, tokenizer = rollouts.load_model(run)
     if mixture is not None:
         spec = MixtureSpec.load(mixture)

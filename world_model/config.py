@@ -7,11 +7,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from manifests.action_vector import ACTION_WIDTH, ROWS_PER_CHUNK
 from manifests.config import load_config, nearest, to_dict
 from manifests.errors import ConfigError
 from pipeline.training.loop import LoopConfig
 
 from .rope import RopeConfig
+
+_COUNTS = (
+    "width",
+    "num_blocks",
+    "num_heads",
+    "modulation_rank",
+    "latent_channels",
+    "action_width",
+    "actions_per_latent",
+    "text_features",
+    "context_width",
+    "max_frames",
+)
+"""Fields of ModelConfig that are at least 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +63,15 @@ class ModelConfig:
     """Rotary position code."""
 
     def __post_init__(self) -> None:
+        for name in _COUNTS:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"model.{name} is {getattr(self, name)}; it must be at least 1.")
+        if int(self.width * self.mlp_ratio) < 1:
+            raise ConfigError(f"model.mlp_ratio is {self.mlp_ratio}; it leaves no hidden width.")
+        if self.action_hidden is not None and self.action_hidden < 1:
+            raise ConfigError(
+                f"model.action_hidden is {self.action_hidden}; it must be at least 1."
+            )
         if self.width % self.num_heads or (self.width // self.num_heads) % 2:
             raise ConfigError(
                 f"model.width is {self.width} and model.num_heads {self.num_heads}; "
@@ -108,6 +132,14 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1.")
+        if self.num_workers < 0:
+            raise ConfigError(f"num_workers is {self.num_workers}; it must not be negative.")
+        loaded = {"action_width": ACTION_WIDTH, "actions_per_latent": ROWS_PER_CHUNK}
+        for name, number in loaded.items():
+            if getattr(self.model, name) != number:
+                raise ConfigError(
+                    f"model.{name} is {getattr(self.model, name)}, training data have {number}."
+                )
         if self.tokenizer.fit_windows < 1:
             raise ConfigError("tokenizer.fit_windows is 0; the tokenizer needs at least 1 window.")
 

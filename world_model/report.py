@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from manifests.errors import EgodojoError
 from manifests.mixture.plan import MixturePlan
 from pipeline.training.metrics import read_metrics
 
@@ -34,8 +35,18 @@ def describe_config(config: PretrainConfig, plan: MixturePlan) -> dict[str, Any]
 
 
 def describe_run(out: Path) -> dict[str, Any]:
-    """Losses and times of a run, read from its metrics file."""
-    rows = read_metrics(out / "metrics.jsonl")
+    """Losses and times of a run, read from its metrics file.
+
+    Raises:
+        EgodojoError: The metrics of a finished run were removed.
+    """
+    path = out / "metrics.jsonl"
+    rows = read_metrics(path)
+    if not rows:
+        raise EgodojoError(
+            f"{path}, which held the losses of every step, is gone; the model is in "
+            f"{out / MODEL_DIR}."
+        )
     seconds = sorted(row["seconds"] for row in rows)
     count = max(1, min(AVERAGED_STEPS, len(rows) // 2))
     return {

@@ -116,7 +116,11 @@ def rollout(
     """
     num_frames = 1 + CHUNK_ROWS * num_chunks
     spec = replace(mixture, window=replace(mixture.window, num_frames=num_frames))
-    plan = spec.plan()
+    try:
+        plan = spec.plan()
+    except ConfigError as error:
+        shorter = f"Or imagine less: a rollout of {num_chunks} chunks needs {num_frames} frames."
+        raise ConfigError(error.message, hint=f"{error.hint or ''} {shorter}".strip()) from error
     batch = WindowReader(plan).batch(np.array([index], dtype=np.int64))
     if batch["bad"]:
         raise EgodojoError(f"Sample {index} cannot be read: {batch['bad'][0].message}")

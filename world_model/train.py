@@ -97,11 +97,6 @@ def make_model(config: PretrainConfig) -> WorldModel:
     return model
 
 
-def make_task(config: PretrainConfig, tokenizer: VideoTokenizer) -> PretrainTask:
-    """The task that `fit` trains."""
-    return PretrainTask(make_model(config), tokenizer, config.objective)
-
-
 def pretrain(
     config: PretrainConfig,
     mixture: MixtureSpec,
@@ -121,6 +116,7 @@ def pretrain(
         DatasetError: A dataset, shard or stored latent that the mixture names is not there.
     """
     lead = rank() == 0
+    model = make_model(config)  # before the folder: a wrong `start_from` leaves no run behind
     with hold_run(out) if lead else contextlib.nullcontext():
         if lead:
             described = {**to_dict(config), "mixture": to_dict(mixture)}
@@ -128,7 +124,7 @@ def pretrain(
             _prepare(config, mixture, out)
         wait_for_all()
         tokenizer = VideoTokenizer.from_pretrained(out / TOKENIZER_DIR)
-        task = make_task(config, tokenizer)
+        task = PretrainTask(model, tokenizer, config.objective)
         batches = WindowLoader(
             MixturePlan.open(out / PLAN_NAME),
             batch_size=config.batch_size,

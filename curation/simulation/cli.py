@@ -102,7 +102,7 @@ def simulate(
 
 def _size(text: str) -> tuple[int, int]:
     width, _, height = text.lower().partition("x")
-    if not (width.isdigit() and height.isdigit()):
+    if not (width.isdecimal() and height.isdecimal()):
         raise UsageError(f"--size {text!r} is not of the form WIDTHxHEIGHT.", hint="--size 320x240")
     return int(width), int(height)
 

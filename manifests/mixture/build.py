@@ -65,8 +65,9 @@ def _read_source(
     table, columns = table.filter(pa.array(fits)), {k: v[fits] for k, v in columns.items()}
     if not len(table):
         raise ConfigError(
-            f"Source {name!r} has no clip that holds a window: {fits.size} clips of "
-            f"{source.dataset} were chosen, {left_out.get('too_short', 0)} are too short.",
+            f"Source {name!r} has no clip that holds a window of {spec.window.num_frames} frames: "
+            f"{fits.size} clips of {source.dataset} were chosen, "
+            f"{left_out.get('too_short', 0)} are too short.",
             hint="Widen its `where`, take a smaller stride, or look with egodojo manifest stats.",
         )
     shard_names, shard_rows, shard = np.unique(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,14 +50,19 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read one checkpoint onto the CPU; only tensors and plain values are accepted, never code.
 
     Raises:
-        EgodojoError: The file is damaged.
+        EgodojoError: The file is damaged, or holds code.
     """
+    hint = "Delete this folder to go on from the checkpoint before it."
     try:
         state = torch.load(path / STATE_NAME, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # torch's own text advises to run that code
+        raise EgodojoError(
+            f"Checkpoint {path} cannot be read: it is damaged, or holds code, which is never run.",
+            hint=hint,
+        ) from error
     except Exception as error:  # torch raises many types for damaged files
         raise EgodojoError(
-            f"Checkpoint {path} cannot be read: {error}",
-            hint="Delete this folder to go on from the checkpoint before it.",
+            f"Checkpoint {path} cannot be read: it is damaged ({type(error).__name__}).", hint=hint
         ) from error
     return dict(state)
 

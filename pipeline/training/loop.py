@@ -71,7 +71,7 @@ class LoopConfig:
     """Relative width of the moving average of weights, 0.10 for instance; null keeps none."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Number type of the forward pass; weights and optimiser state are always float32."""
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` (a GPU when there is one), `cpu` or `cuda`."""
     seed: int = 0
     """Seed of every random draw of the run."""
@@ -86,6 +86,13 @@ class LoopConfig:
         for name in ("steps", "checkpoint_every", "keep_checkpoints", "log_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"loop.{name} is {getattr(self, name)}; it must be at least 1.")
+        for name in ("weight_decay", "grad_clip", "warmup_steps", "decay_steps"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"loop.{name} is {getattr(self, name)}; it must not be negative.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"loop.betas is {list(self.betas)}; both must lie in [0, 1).")
+        if not self.eps > 0:
+            raise ConfigError(f"loop.eps is {self.eps}; it must be above 0.")
         if not self.lr > 0:
             raise ConfigError(f"loop.lr is {self.lr}; it must be above 0.")
         if self.ema is not None and not 0 < self.ema < 0.28:

@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from manifests.errors import ConfigError, LockedError
+from manifests.config import read_yaml
+from manifests.errors import ConfigError, LockedError, UsageError
 
 CONFIG_NAME = "config.resolved.yaml"
 _held: set[Path] = set()
@@ -25,7 +26,15 @@ def hold_run(folder: Path) -> Iterator[None]:
 
     Raises:
         LockedError: Another process trains in this folder.
+        UsageError: It is a file, or a dataset.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"Run folder {folder} is a file.", hint="Choose another --out.")
+    if (folder / "dataset.yaml").exists():
+        raise UsageError(
+            f"Run folder {folder} is a dataset, and runs are kept apart from datasets.",
+            hint="Choose another --out.",
+        )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder.resolve() / "LOCK"
     if path in _held:
@@ -62,11 +71,20 @@ def bind_config(
         may_change: Dotted fields that a resumed run may change, for instance `loop.steps`.
 
     Raises:
-        ConfigError: A field differs from the run's first configuration; the message names it.
+        ConfigError: A field differs from the run's first configuration, which the message names,
+            or the file that holds it is damaged.
     """
     path = folder / CONFIG_NAME
     if path.exists():
-        old, new = _flat(yaml.safe_load(path.read_text(encoding="utf-8"))), _flat(_plain(config))
+        known = read_yaml(path)
+        foreign = sorted(known.keys() - config.keys())
+        if foreign and config.keys() - known.keys():
+            raise ConfigError(
+                f"The run in {folder} is of another kind: its configuration has "
+                f"{', '.join(foreign)}.",
+                hint="Choose another --out.",
+            )
+        old, new = _flat(known), _flat(_plain(config))
         for field in sorted(old.keys() | new.keys()):
             if old.get(field) != new.get(field) and field not in may_change:
                 raise ConfigError(

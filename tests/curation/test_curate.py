@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
+import logging
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
@@ -20,12 +22,15 @@ from footage import SETTINGS, SMALL, dataset_contents
 
 from curation.curate import unit_edges
 from curation.ingest import ProbeTask
+from curation.run_record import LogFile
 from curation.units import UnitRun
 from manifests.dataset import Dataset
+from manifests.errors import StorageError
 from manifests.records import clip_id_of
 from manifests.validate import validate
 from pipeline.clips import ClipReader
 from pipeline.outcome import Outcome
+from pipeline.shards import ShardWriter
 from pipeline.testing import make_video, read_barcode
 from pipeline.video import probe
 
@@ -237,6 +242,14 @@ def test_wrong_settings_and_names_are_refused_before_any_work(tmp_path: Path, cl
     cases = [
         (["--set", "clip_length=3"], "unknown key 'clip_length'"),
         (["--set", "failure_budget_ratio=7"], "failure_budget_ratio is 7.0"),
+        (["--set", "slots=0"], "slots is 0, must be at least 1"),
+        (["--set", "attempts=0"], "attempts is 0, must be at least 1"),
+        (["--set", "timeout_s=0"], "timeout_s is 0.0, must be above 0"),
+        (["--set", "cpus_per_unit=-1"], "cpus_per_unit is -1.0, must not be negative"),
+        (["--set", "clip_len_s=.nan"], "clip_len_s is nan"),
+        (["--set", "unit_len_s=.inf"], "unit_len_s is inf"),
+        (["--set", "encode.max_fps=.inf"], "encode.max_fps is inf"),
+        (["--set", "encode.preset=veryfsat"], "encode.preset is 'veryfsat'"),
         (["--recipe", "egocentrik"], "There is no recipe 'egocentrik'"),
         (["--set", "keep.dark=brightnes > 3"], "Rule dark cannot be evaluated"),
         (["--embodiment", "humann"], "no embodiment called 'humann'"),
@@ -391,3 +404,59 @@ def test_long_videos_are_cut_at_frames_but_transport_streams_never(tmp_path: Pat
     assert edges == [2, 4]
     assert unit_edges(str(stream), 2.0) == []
     assert unit_edges(str(tmp_path / "gone.mp4"), 2.0) == []
+
+
+def test_a_dry_run_looks_at_the_folder_and_bears_broken_links(tmp_path: Path, cli: Cli) -> None:
+    videos = tmp_path / "in"
+    videos.mkdir()
+    (videos / "link.mp4").symlink_to(tmp_path / "nowhere")
+    fine = cli("curate", videos, "--out", tmp_path / "ds", "--dry-run")
+    assert fine.exit_code == 0, fine.stderr
+    assert "1 inputs, 1 of them new (0.0 MB)" in fine.stdout
+    taken = tmp_path / "taken"
+    taken.write_text("x")
+    refused = cli("curate", videos, "--out", taken, "--dry-run")
+    assert refused.exit_code == 1
+    assert "is a file, not a folder for a dataset" in refused.stderr
+
+
+def test_a_command_line_of_any_bytes_is_recorded(
+    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = make_video(tmp_path / "v.mp4", num_frames=20, **SMALL)
+    monkeypatch.setattr("sys.argv", ["egodojo", "curate", "v\udcff.mp4"])
+    out = tmp_path / "ds"
+    assert cli("curate", video, "--out", out, "--inline", *SETS).exit_code == 0
+    (record,) = out.glob("runs/*/command.json")
+    assert json.loads(record.read_text())["command"] == "egodojo curate v\udcff.mp4"
+
+
+def test_a_full_disk_is_one_sentence_and_its_traceback_lies_in_the_log(
+    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    video = make_video(tmp_path / "v.mp4", num_frames=20, **SMALL)
+    out = tmp_path / "ds"
+
+    def full(self: ShardWriter, *_: object) -> None:
+        raise StorageError("clips-000000.tar cannot be written: No space left on device.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "add", full)
+        result = cli("curate", video, "--out", out, "--inline", "--quiet", *SETS)
+    assert result.exit_code == 1
+    assert "1 of 1 units could not be finished (unit 0)" in result.stderr
+    loud = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert loud
+    assert not any("Traceback" in record.getMessage() for record in loud)
+    (log,) = out.glob("runs/*/log.txt")
+    assert "Traceback" in log.read_text()
+    assert cli("curate", video, "--out", out, "--inline", *SETS).exit_code == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_log_on_a_full_disk_stays_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    log = LogFile("/dev/full")
+    log.handle(logging.LogRecord("work", logging.INFO, __file__, 1, "lost", None, None))
+    with contextlib.suppress(OSError):
+        log.close()
+    assert capsys.readouterr().err == ""

@@ -14,6 +14,7 @@ from curation.ingest import (
     has_changed,
     path_of,
     probe_inputs,
+    size_of,
     uri_of,
 )
 from manifests.errors import UsageError
@@ -119,3 +120,36 @@ def test_a_changed_size_is_noticed(tmp_path: Path) -> None:
     assert has_changed(str(path), 2)
     path.unlink()
     assert not has_changed(str(path), 1)
+
+
+def test_pipes_and_devices_are_no_videos_and_are_never_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "zero.mp4").symlink_to("/dev/zero")
+    uris = find_inputs([str(tmp_path)]).uris
+    for row in probe_inputs(ProbeTask(uris=uris, source="s", embodiment="e")):
+        assert (row["state"], row["reason"]) == ("unreadable", "not_video")
+        assert "is not a regular file" in row["detail"]
+
+
+def test_folders_that_cannot_be_read_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = touch(tmp_path / "a.mp4")
+    shut = touch(tmp_path / "shut" / "b.mp4").parent
+    scandir = os.scandir
+
+    def refuses(folder: str) -> object:
+        if folder == str(shut):
+            raise PermissionError(13, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuses)
+    assert find_inputs([str(tmp_path)]).uris == (str(good),)
+    assert f"{shut} cannot be read (Permission denied): no input" in caplog.text
+    with pytest.raises(UsageError, match="shut' cannot be read: Permission denied"):
+        find_inputs([str(shut)])
+
+
+def test_a_file_that_is_gone_has_no_size(tmp_path: Path) -> None:
+    assert size_of(str(touch(tmp_path / "a.mp4"))) == 1
+    assert size_of(str(tmp_path / "gone.mp4")) == 0

@@ -138,3 +138,10 @@ def test_a_wrong_actions_file_is_an_error_of_that_file(
     with pytest.raises(SampleError, match=cause) as caught:
         read_actions(path, ["x"])
     assert caught.value.reason == "actions"
+
+
+def test_a_name_too_long_for_a_sidecar_has_none(tmp_path: Path) -> None:
+    video = tmp_path / f"{'x' * 251}.mp4"
+    video.write_bytes(b"")
+    assert find_sidecars(video).digests() == []
+    assert read_caption(video) is None

@@ -112,6 +112,7 @@ def test_help_shows_an_example(cli):
             "Unknown embodiment 'sim_humann'. Did you mean 'sim_human'",
         ),
         (("--primitives", "lifft"), "Unknown primitive 'lifft'. Did you mean 'lift'"),
+        (("--size", "²x²"), "is not of the form WIDTHxHEIGHT"),
         (("--size", "big"), "--size 'big' is not of the form WIDTHxHEIGHT"),
         (("--size", "321x240"), "The width of 321 pixels cannot be filmed"),
         (("--size", "320x2"), "The height of 2 pixels cannot be filmed"),

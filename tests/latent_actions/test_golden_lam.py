@@ -12,7 +12,7 @@ from latent_actions.config import ModelConfig
 from latent_actions.model import LatentActionModel, patchify
 from latent_actions.objective import lam_loss, psnr, ssim
 from latent_actions.weights import PREFIX, check_state
-from tests.helpers import golden_fixtures
+from tests.helpers import Golden, golden_fixtures
 
 
 class Case:
@@ -148,3 +148,31 @@ def test_golden_encoder_only_gives_the_same_mean(case: Case) -> None:
     with torch.no_grad():
         mu, _ = half.eval().encode(case.tensors[f"{name}.videos"])
     case.close(mu, f"{name}.eval.z_mu")
+
+
+@pytest.mark.parametrize("golden", golden_fixtures("train_step"))
+def test_golden_latents_of_a_batch_stay_in_the_order_of_its_samples(golden: Golden) -> None:
+    info, tensors = golden.info, golden.tensors()
+    sizes, frames = info["lam_config"], tensors["in.lam_frames"]
+    config = ModelConfig(
+        width=sizes["model_dim"],
+        latent_dim=sizes["latent_dim"],
+        patch_size=sizes["patch_size"],
+        num_encoder_blocks=sizes["enc_blocks"],
+        num_heads=sizes["num_heads"],
+        frame_height=frames.shape[2],
+        frame_width=frames.shape[3],
+    )
+    model = LatentActionModel(config, encoder_only=True).eval()
+    state = golden.state_dict("lam_sd.")
+    model.load_state_dict({key: state[key] for key in model.state_dict()})
+    pairs = torch.stack((frames[:, :-1], frames[:, 1:]), dim=2)
+    assert torch.equal(pairs.flatten(1, 2), tensors["in.lam_video_pairs"])
+    with torch.no_grad():
+        mu, _ = model.encode(pairs.flatten(0, 1))
+    latents = mu.reshape(tensors["mid.lam_mu"].shape)
+    actions = tensors["in.action"].clone()
+    actions[..., -sizes["latent_dim"] :] *= latents
+    limits = {key: info["tolerance"][key] for key in ("atol", "rtol")}
+    torch.testing.assert_close(latents, tensors["mid.lam_mu"], **limits)
+    torch.testing.assert_close(actions, tensors["mid.action_intended"], **limits)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import latent_actions.index as index_module
-from latent_actions.index import ActionIndex, ClipLatents, IndexMeta
+from latent_actions.index import ActionIndex, ClipLatents, IndexMeta, index_folder
 from latent_actions.windows import (
     LatentMap,
     Statistics,
@@ -195,6 +195,33 @@ def test_times_outside_the_clip_are_refused() -> None:
     assert index.window(clip, 4.9).start_s == 3.0, "a window that passes the end is moved back"
 
 
+def test_spans_that_are_no_length_are_refused() -> None:
+    clip = make_clips(1)[0]
+    index = ActionIndex.build(META, [clip])
+    for span_s in (0.0, -3.0, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="length of the motion is"):
+            index.window(clip, 0.0, span_s=span_s)
+    assert index.window(clip, 0.0, span_s=99.0).end_s == 5.0, "a long span is the whole clip"
+
+
+@pytest.mark.parametrize("name", ["../shards", "/tmp/x", "a/b", "..", ".", "", "a b"])
+def test_a_name_that_leads_elsewhere_is_no_index(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is no name for an index"):
+        index_folder(tmp_path, name)
+    assert index_folder(tmp_path, "grasps-2.v1") == tmp_path / "index" / "grasps-2.v1"
+
+
+def test_saving_removes_only_what_an_index_wrote(tmp_path: Path) -> None:
+    index = ActionIndex.build(META, make_clips(3))
+    index.save(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "more").mkdir()
+    index.save(tmp_path)
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == sorted(
+        ["", ".faiss", ".json", ".npz", ".parquet", ".txt"]
+    )
+
+
 def test_a_clip_too_short_for_a_latent_is_refused() -> None:
     clips = make_clips(2)
     index = ActionIndex.build(META, clips)
@@ -228,3 +255,7 @@ def test_nothing_to_index_is_refused() -> None:
 def test_impossible_windows_are_refused() -> None:
     with pytest.raises(ConfigError, match="must be above 0"):
         load_config(WindowConfig, sets=["hop_s=0"])
+    with pytest.raises(ConfigError, match="window_s is 'nan', must be a number"):
+        load_config(WindowConfig, sets=["window_s=nan"])
+    with pytest.raises(ConfigError, match="parts is 100000000, must be at most"):
+        load_config(WindowConfig, sets=["parts=100000000"])

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import latent_actions.extract
 import latent_actions.index
 import latent_actions.model
-from latent_actions.config import ModelConfig, preset
+from latent_actions.config import ModelConfig, TrainConfig, preset
 from latent_actions.model import LatentActionModel, count_parameters, patchify, unpatchify
 from latent_actions.objective import lam_loss
 from latent_actions.weights import read_state
@@ -208,6 +208,30 @@ def test_unreadable_weights_are_said_in_a_sentence(
         LatentActionModel.from_pretrained(path, config=SMALL if content else None)
 
 
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"{oops", r"config\.json is damaged"),
+        (b"\xff\xfe\x00", r"config\.json is damaged"),
+        (b'{"kind": "world_model"}', "of kind 'world_model', not a latent action model"),
+    ],
+)
+def test_a_config_that_is_none_is_said_in_a_sentence(
+    tmp_path: Path, content: bytes, text: str
+) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(EgodojoError, match=text):
+        LatentActionModel.from_pretrained(tmp_path)
+
+
+def test_half_precision_files_load_as_full_precision(tmp_path: Path) -> None:
+    state = {key: value.half() for key, value in small_model().state_dict().items()}
+    save_file(state, tmp_path / "half.safetensors")
+    model = LatentActionModel.from_pretrained(tmp_path / "half.safetensors", config=SMALL)
+    mu, _ = model.encode(torch.rand(1, 2, 48, 64, 3))
+    assert mu.dtype == torch.float32
+
+
 def test_checkpoint_with_code_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {"lam.x": torch.zeros(1)}, "hook": Path}, tmp_path / "bad.ckpt")
     with pytest.raises(EgodojoError, match="holds more than plain tensors"):
@@ -221,5 +245,10 @@ def test_impossible_sizes_are_refused() -> None:
         dataclasses.replace(SMALL, patch_size=64)
     with pytest.raises(ConfigError, match="must be at least 1"):
         load_config(ModelConfig, values={"num_decoder_blocks": 0})
+    for name in ("../../elsewhere", "", "a/b"):
+        with pytest.raises(ConfigError, match="names a folder"):
+            dataclasses.replace(SMALL, name=name)
+    with pytest.raises(ConfigError, match=r"data\.brightness is -1"):
+        load_config(TrainConfig, sets=["data.brightness=-1"])
     with pytest.raises(ConfigError, match="no model size 'tinny'"):
         preset("tinny")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import subprocess
 import sys
@@ -106,3 +107,19 @@ def test_a_users_own_pipeline_module_is_noticed(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "The name 'pipeline' is taken by" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_the_machine_refuses_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    @click.command()
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/data/x")
+
+    assert run(full, []) == 1
+    assert capsys.readouterr().err.startswith("egodojo: /data/x: No space left on device.\n  hint:")
+
+    @click.command()
+    def ours() -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "/data/x")
+
+    with pytest.raises(FileNotFoundError):
+        run(ours, [])

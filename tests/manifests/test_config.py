@@ -51,6 +51,7 @@ def test_file_values_and_sets_in_order(tmp_path: Path) -> None:
     [
         ({"name": "a", "encode": {"cfr": 1}}, [], "unknown key 'encode.cfr'", "'crf'"),
         ({"name": "a"}, ["encode.crf=low"], "encode.crf is 'low', must be a whole number", ""),
+        ({"name": "a"}, ["encode.max_fps=.inf"], "encode.max_fps is inf, must be a number", ""),
         ({"name": "a"}, ["encode.crf=true"], "encode.crf is True, must be a whole number", ""),
         ({"name": "a", "encode": {"preset": "veryfst"}}, [], "must be one of", "'veryfast'"),
         ({}, [], "the required key 'name' is missing", ""),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 
 from manifests import Dataset, DatasetSettings, schema, tables
 from manifests.dataset import EncodeSettings
-from manifests.errors import ConfigError, DatasetError
+from manifests.errors import ConfigError, DatasetError, StorageError
 from manifests.recipe import Rule
 from manifests.validate import validate
 
@@ -70,6 +71,9 @@ def test_settings_digest_covers_everything_but_the_name() -> None:
         (lambda: EncodeSettings(crf=60), r"encode.crf is 60, must lie in 0\.\.51"),
         (lambda: EncodeSettings(gop=0), "encode.gop is 0"),
         (lambda: EncodeSettings(max_fps=0.0), "encode.max_fps is 0.0"),
+        (lambda: EncodeSettings(preset="veryfsat"), "encode.preset is 'veryfsat', which x264"),
+        (lambda: EncodeSettings(max_fps=float("nan")), "encode.max_fps is nan"),
+        (lambda: DatasetSettings(name="a", unit_len_s=float("nan")), "unit_len_s is nan"),
         (lambda: DatasetSettings(name="a", clip_len_s=0.0), "clip_len_s is 0.0"),
         (lambda: DatasetSettings(name="a", min_frames=0), "min_frames must be at least 1"),
     ],
@@ -372,3 +376,59 @@ def test_of_two_scores_at_once_none_is_lost_and_none_doubled(tmp_path: Path) -> 
     assert refused == ["Table scores/hands: clip shared would have two rows."] * 3
     ids = Dataset.open(path).table("scores/hands").column("clip_id").to_pylist()
     assert sorted(ids) == ["own0", "own1", "own2", "own3", "shared"]
+
+
+def test_a_view_or_verdict_that_is_none_is_refused(toy: Dataset) -> None:
+    with pytest.raises(DatasetError, match="has no view 'clipz'") as caught:
+        toy.relation("clipz")
+    assert caught.value.hint == "Did you mean 'clips'?"
+    with pytest.raises(DatasetError, match="has no verdict 'kept'"):
+        toy.relation("clips", verdict="kept")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("versions", "message"),
+    [
+        ({"clip": 1}, "There is no table 'clip' to open at version 1"),
+        ({"clips": -1}, "The version of table clips is -1"),
+        ({"clips": "1"}, "The version of table clips is '1'"),
+    ],
+)
+def test_impossible_pins_are_refused(toy: Dataset, versions: dict[str, Any], message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        Dataset.open(toy.path, versions=versions)
+
+
+@pytest.mark.parametrize("name", ["clips", "videos"])
+def test_a_lost_file_of_a_table_is_one_sentence(tmp_path: Path, name: str) -> None:
+    dataset = toy_dataset(tmp_path / "d")
+    for file in (dataset.path / "catalog" / name).glob("*.parquet"):
+        file.unlink()
+    again = Dataset.open(dataset.path)
+    with pytest.raises(DatasetError, match=r"A table of .* cannot be read"):
+        again.table(name)
+    with pytest.raises(DatasetError, match=r"A table of .* cannot be read"):
+        again.sql("SELECT 1")
+
+
+def test_a_damaged_dataset_yaml_is_an_error_of_the_dataset(tmp_path: Path) -> None:
+    file = Dataset.create(tmp_path / "d", SETTINGS).path / "dataset.yaml"
+    for content in (b"\xff\xfe", b"a: [", b"name: x\nformat_version: 1\nsettings: [1]\n"):
+        file.write_bytes(content)
+        with pytest.raises(DatasetError, match=r"dataset\.yaml") as caught:
+            Dataset.open(tmp_path / "d")
+        assert caught.value.hint == "Put the original file back."
+        assert caught.value.exit_code == 1
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError, match="Cannot write the table videos"):
+        Dataset.create(tmp_path / "file" / "d", SETTINGS)
+    dataset = toy_dataset(tmp_path / "d")
+    rows = dataset.table("decisions")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(StorageError, match="decisions may not be written to"):
+        dataset.replace_decisions(rows, metadata={})

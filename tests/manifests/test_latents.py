@@ -111,6 +111,21 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         LatentReader.open(tmp_path, MODEL, 1).rows("a")
 
 
+def test_damaged_tables_of_rows_and_facts_are_said(tmp_path: Path) -> None:
+    rows = write(tmp_path, 1, {"a": rows_of(5)}).with_suffix(".rows.parquet")
+    rows.write_bytes(b"PAR1 no more")
+    with pytest.raises(
+        DatasetError, match=r"rows\.parquet cannot be read: it is damaged"
+    ) as caught:
+        LatentReader.open(tmp_path, MODEL, 1).rows("a")
+    assert "latents extract" in str(caught.value.hint)
+    meta = rows.with_name("meta.json")
+    for content in (b"{", b"[]", b"\xff", b'{"every": 0, "step": 1}', b'{"step": 2}'):
+        meta.write_bytes(content)
+        with pytest.raises(DatasetError, match=r"meta\.json cannot be read: it is damaged"):
+            LatentReader.open(tmp_path, MODEL, 1)
+
+
 def test_other_settings_in_one_folder_are_refused(tmp_path: Path) -> None:
     write(tmp_path, 1, {"a": rows_of(5)})
     with pytest.raises(DatasetError, match=r"other settings \(every differ\)"):

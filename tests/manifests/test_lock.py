@@ -71,7 +71,7 @@ def test_a_dead_process_is_succeeded_at_once(tmp_path: Path) -> None:
 
 def test_a_process_number_used_again_is_another_process(tmp_path: Path) -> None:
     mine = lock.Holder.of_this_process("me")
-    assert mine.is_here()
+    assert not mine.is_gone()
     assert replace(mine, process_started="1").is_gone()
     assert not replace(mine, host="elsewhere").is_gone()
     assert not replace(mine, boot_id="another").is_gone()

@@ -80,3 +80,28 @@ def test_help_has_an_example(cli: Cli, command: str) -> None:
     shown = cli("manifest", command, "--help")
     assert shown.exit_code == 0
     assert f"Example: egodojo manifest {command}" in shown.stdout
+
+
+def test_json_of_a_query_has_plain_numbers_and_is_json(path: Path, cli: Cli) -> None:
+    query = "SELECT sum(num_frames) AS n, 1.5::DECIMAL(3,1) AS d, ['nan'::DOUBLE] AS x FROM clips"
+    text = cli("manifest", "sql", path, query, "--json").stdout
+    assert "NaN" not in text
+    assert json.loads(text) == [{"n": 360, "d": 1.5, "x": [None]}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["SELECT 1 AS a, 2 AS a"], 1, "The result has 2 columns called 'a'."),
+        ([" "], 1, "The query is empty."),
+        (["SELECT '\udcff'"], 1, "The query failed:"),
+        (["SELECT 1", "--limit", "-1"], 2, "-1 is not in the range"),
+    ],
+)
+def test_queries_that_would_mislead_are_refused(
+    path: Path, cli: Cli, arguments: list[str], code: int, message: str
+) -> None:
+    wrong = cli("manifest", "sql", path, *arguments)
+    assert wrong.exit_code == code
+    assert message in wrong.stderr
+    assert wrong.stdout == ""

@@ -127,6 +127,7 @@ def test_set_replaces_adds_and_removes_rules(tmp_path: Path) -> None:
         ("keep: {Too Dark: x}", "'Too Dark' must be snake_case"),
         ("keep: {dark: ''}", "Rule dark has an empty predicate"),
         ("near_duplicate: {cluster: x}", "near_duplicate needs cluster and rank"),
+        ("near_duplicate: {cluster: x, rank: y, on_missing: kepe}", "on_missing is 'kepe'"),
     ],
 )
 def test_malformed_recipes_are_refused(tmp_path: Path, text: str, words: str) -> None:

@@ -176,3 +176,15 @@ def test_the_command_lists_problems_and_exits_1(damaged: Path, cli: Cli) -> None
     assert bad.exit_code == 1
     assert "shard_missing  clips-000001.tar" in bad.stdout
     assert "1 problems in" in bad.stdout
+
+
+def test_latents_that_cannot_be_read_are_a_problem_not_an_exception(damaged: Path) -> None:
+    folder = latent_dir(damaged, "lam-00ff00ff", 4)
+    (folder / "clips-000000.rows.parquet").write_bytes(b"no parquet")
+    for name, text in (("step-x", "{}"), ("step-2", "{"), ("step-3", "[]")):
+        other = folder.with_name(name)
+        other.mkdir()
+        (other / "meta.json").write_text(text)
+    found = [problem for problem in validate(Dataset.open(damaged)) if problem.kind == "latents"]
+    assert len(found) == 4
+    assert all("cannot be read" in problem.detail for problem in found)

@@ -198,3 +198,16 @@ def test_reserved_names_are_the_views(tmp_path: Path) -> None:
     dataset = Dataset.create(tmp_path / "d", SETTINGS)
     for name in RESERVED:
         assert dataset.relation(name, verdict="all").fetchall() == []
+
+
+def test_a_part_that_only_failed_is_not_quarantined_with_its_neighbour(tmp_path: Path) -> None:
+    scene = Scene(tmp_path / "d")
+    pair = [scene.video("dies"), scene.video("fails")]
+    problems = [
+        problem(pair[0], "worker_died", "signal 11", None, None),
+        problem(pair[1], "decode", "no frame", None, None),
+    ]
+    scene.done(scene.unit(*pair), [], state="quarantined", problems=problems)
+    found = scene.commit()
+    assert (found["dies"]["state"], found["dies"]["reason"]) == ("quarantined", "worker_died")
+    assert (found["fails"]["state"], found["fails"]["reason"]) == ("failed", "decode")

@@ -17,7 +17,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from manifests.errors import ConfigError, EgodojoError, LockedError
+from manifests.config import load_config
+from manifests.errors import ConfigError, EgodojoError, LockedError, UsageError
 from pipeline.training import checkpoint as checkpoint_module
 from pipeline.training.checkpoint import (
     list_checkpoints,
@@ -163,6 +164,11 @@ def test_run_config_is_written_and_bound(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.width is 9, .* started with 8"):
         train(tmp_path, run_config={**config, "model": {"width": 9}})
     bind_config(tmp_path, {**config, "loop": {"steps": 20}}, may_change=["loop.steps"])
+    with pytest.raises(ConfigError, match="of another kind: its configuration has "):
+        bind_config(tmp_path, {"model": {}, "beta": 1e-6})
+    (tmp_path / "config.resolved.yaml").write_text("loop: [")
+    with pytest.raises(ConfigError, match=r"config\.resolved\.yaml is not valid YAML"):
+        bind_config(tmp_path, config)
 
 
 def test_existing_run_is_refused_without_resume(tmp_path: Path) -> None:
@@ -209,6 +215,22 @@ def test_damaged_checkpoint_is_explained(tmp_path: Path) -> None:
     with pytest.raises(EgodojoError, match="cannot be read") as error:
         load_checkpoint(path)
     assert "Delete this folder" in str(error.value.hint)
+    for state in (b"", b"PK\x03\x04"):
+        (path / "state.pt").write_bytes(state)
+        with pytest.raises(EgodojoError, match="cannot be read: it is damaged"):
+            load_checkpoint(path)
+
+
+def test_code_in_a_checkpoint_is_never_run(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    path = save_checkpoint(tmp_path, 3, {"step": 3, "x": Evil()})
+    with pytest.raises(EgodojoError, match="or holds code, which is never run") as error:
+        load_checkpoint(path)
+    assert not (tmp_path / "ran").exists()
+    assert "\n" not in error.value.message
 
 
 def test_nan_gradients_are_replaced_and_a_lost_run_stops(tmp_path: Path) -> None:
@@ -288,8 +310,31 @@ def test_pretrained_folder_round_trip_and_errors(tmp_path: Path) -> None:
         ("steps", 0, "steps is 0"),
         ("lr", 0.0, "lr is 0.0"),
         ("ema", 0.5, "ema is 0.5"),
+        ("weight_decay", -1.0, "weight_decay is -1.0; it must not be negative"),
+        ("grad_clip", -0.1, "grad_clip is -0.1"),
+        ("warmup_steps", -1, "warmup_steps is -1"),
+        ("betas", (0.9, 1.0), "both must lie in"),
+        ("eps", 0.0, "eps is 0.0"),
     ],
 )
 def test_impossible_loop_configuration(field: str, value: float, text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         replace(CONFIG, **{field: value})
+
+
+def test_an_unknown_device_is_refused_before_any_work() -> None:
+    with pytest.raises(ConfigError, match="device is 'gpu', must be one of auto, cpu, cuda"):
+        load_config(LoopConfig, values={"steps": 1, "device": "gpu"})
+
+
+def test_a_file_or_a_dataset_is_no_run_folder(tmp_path: Path) -> None:
+    file = tmp_path / "mixture.yaml"
+    file.write_text("seed: 1")
+    with pytest.raises(UsageError, match=r"mixture\.yaml is a file"):
+        train(file)
+    dataset = tmp_path / "dataset"
+    dataset.mkdir()
+    (dataset / "dataset.yaml").write_text("name: x")
+    with pytest.raises(UsageError, match="is a dataset, and runs are kept apart"):
+        train(dataset)
+    assert [path.name for path in dataset.iterdir()] == ["dataset.yaml"]

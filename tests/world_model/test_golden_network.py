@@ -59,7 +59,9 @@ def test_golden_features_of_every_stage(golden: Golden) -> None:
         run_case(model, tensors, case)
         e, lora = model.embed_time(tensors[f"in.{case['timesteps']}"])
     kept |= {"t_sincos": e, "t_emb_raw": e, "adaln_lora": lora}
-    for name in [key for key in tensors if key.startswith("main.feat.")]:
+    stored = [key for key in tensors if key.startswith("main.feat.")]
+    assert stored
+    for name in stored:
         ours = kept[name.removeprefix("main.feat.")]
         assert_near(
             name, ours.reshape(tensors[name].shape), tensors[name], golden.info["tolerance"]
@@ -93,7 +95,9 @@ def test_golden_gradients(golden: Golden) -> None:
     assert inputs["in.x"].grad is not None
     assert_near("grad.x", inputs["in.x"].grad, tensors["grad.x"], tolerance)
     parameters = dict(model.named_parameters())
-    for name in [key for key in tensors if key.startswith("grad.param.")]:
+    stored = [key for key in tensors if key.startswith("grad.param.")]
+    assert stored
+    for name in stored:
         gradient = parameters[name.removeprefix("grad.param.")].grad
         assert gradient is not None
         assert_near(name, gradient, tensors[name], tolerance)

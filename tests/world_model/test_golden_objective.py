@@ -93,7 +93,9 @@ def test_golden_training_step(golden: Golden, compat: str) -> None:
     if not intended:
         loss.total.backward()
         parameters = dict(model.named_parameters())
-        for name in [key for key in tensors if key.startswith("out.grad_as_coded.")]:
+        stored = [key for key in tensors if key.startswith("out.grad_as_coded.")]
+        assert stored
+        for name in stored:
             gradient = parameters[name.removeprefix("out.grad_as_coded.")].grad
             assert gradient is not None
             assert_near(name, gradient, tensors[name], tolerance["grads"])

@@ -194,6 +194,17 @@ def test_presets_settings_and_their_errors(tmp_path: Path) -> None:
     assert "tiny" in str(error.value.hint)
     with pytest.raises(ConfigError, match=r"model\.width is 130"):
         ModelConfig(width=130)
+    for name in ("num_heads", "num_blocks", "modulation_rank", "action_hidden"):
+        with pytest.raises(ConfigError, match=rf"model\.{name} is 0; it must be at least 1"):
+            load_pretrain_config("tiny", (f"model.{name}=0",))
+    with pytest.raises(ConfigError, match=r"model\.mlp_ratio is 0\.0"):
+        ModelConfig(mlp_ratio=0.0)
+    with pytest.raises(ConfigError, match=r"model\.action_width is 100, training data have 384"):
+        load_pretrain_config("tiny", ("model.action_width=100",))
+    with pytest.raises(ConfigError, match=r"model\.actions_per_latent is 2, training data have 4"):
+        load_pretrain_config("tiny", ("model.actions_per_latent=2",))
+    with pytest.raises(ConfigError, match="num_workers is -1"):
+        load_pretrain_config("tiny", ("num_workers=-1",))
     with pytest.raises(ConfigError, match="needs at least 16"):
         ModelConfig(width=32)
     with pytest.raises(ConfigError, match="batch_size is 0"):

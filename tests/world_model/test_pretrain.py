@@ -31,7 +31,7 @@ from world_model.model import WorldModel
 from world_model.rollout import imagine, psnr
 from world_model.sample import sample
 from world_model.tokenizer import PcaTokenizer, model_to_pixels, pixels_to_model
-from world_model.train import PretrainTask, make_model, make_task
+from world_model.train import PretrainTask, make_model
 
 SMALL = ModelConfig(
     width=32, num_blocks=2, num_heads=2, modulation_rank=8, text_features=24, context_width=16
@@ -49,6 +49,10 @@ SETS = [
     "loop.device=cpu",
     "tokenizer.fit_windows=3",
 ]
+
+
+def make_task(config: PretrainConfig, tokenizer: PcaTokenizer) -> PretrainTask:
+    return PretrainTask(make_model(config), tokenizer, config.objective)
 
 
 class SmoothBatches:
@@ -118,7 +122,6 @@ def test_start_is_reproducible_and_deaf_to_actions(tokenizer: PcaTokenizer) -> N
     assert make_model(
         replace(CONFIG, zero_action_output=False)
     ).action_embedder_B_D.fc2.weight.any()
-    assert isinstance(make_task(CONFIG, tokenizer), PretrainTask)
 
 
 def test_start_from_a_model_of_other_sizes_is_refused(tmp_path: Path) -> None:
@@ -260,6 +263,39 @@ def test_rollout_errors_say_what_to_do(cli: Cli, mixture: Path, tmp_path: Path) 
     told = cli(*common, "--mixture", mixture)
     assert told.exit_code == 1
     assert "holds no exported world model" in told.stderr
+    told = cli(*common, "--mixture", mixture, "--fps", "nan")
+    assert told.exit_code == 2
+    assert "--fps is nan" in told.stderr
+    for out, text in ((tmp_path, "is a directory"), (tmp_path / "x.avii", "must end in .mp4")):
+        told = cli("rollout", "--model", tmp_path, "--mixture", mixture, "--out", out)
+        assert told.exit_code == 2
+        assert text in told.stderr
+
+
+def test_lost_metrics_of_a_finished_run_are_said(cli: Cli, mixture: Path, run: Path) -> None:
+    (run / "metrics.jsonl").unlink()
+    told = pretrain(cli, mixture, run)
+    assert told.exit_code == 1
+    assert "metrics.jsonl, which held the losses of every step, is gone" in told.stderr
+
+
+def test_a_wrong_start_leaves_no_run_behind(cli: Cli, mixture: Path, tmp_path: Path) -> None:
+    told = pretrain(cli, mixture, tmp_path / "r", "--set", f"start_from={tmp_path}")
+    assert told.exit_code == 1
+    assert "is not a model folder" in told.stderr
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_rollout_longer_than_the_clips_says_so(
+    cli: Cli, mixture: Path, run: Path, tmp_path: Path
+) -> None:
+    told = cli(
+        *("rollout", "--model", run, "--mixture", mixture, "--out", tmp_path / "x.mp4"),
+        *("--chunks", 500),
+    )
+    assert told.exit_code == 2
+    assert "no clip that holds a window of 6001 frames" in told.stderr
+    assert "Or imagine less: a rollout of 500 chunks needs 6001 frames" in told.stderr
 
 
 def test_clip_ids_and_model_folders_without_a_run(
