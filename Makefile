@@ -3,10 +3,13 @@ PY := .venv/bin/python
 OUT ?= demo
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: setup demo test lint format bench docs
+.PHONY: setup setup-browser demo test lint format bench interop docs
 
 setup:
 	@bash tools/setup.sh
+
+setup-browser:
+	@bash tools/setup_browser.sh
 
 demo: setup
 	@$(PY) -m manifests.cli demo --out $(OUT)
@@ -25,6 +28,11 @@ format: setup
 
 bench: setup
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(PY) $$script --json || exit 1; done
+
+# lerobot's pins clash with ours: it gets an environment of its own (about 6 GB).
+interop: setup
+	@test -x .venv-interop/bin/lerobot-info || (python3 -m venv .venv-interop && .venv-interop/bin/pip install -q "lerobot==0.4.4")
+	@$(PY) interop/round_trip.py --python .venv-interop/bin/python --report interop/results.json
 
 docs: setup
 	@$(PY) docs/generate.py

@@ -29,6 +29,20 @@ _EXAMPLE = "Example: egodojo curate ~/footage --out DATASET --recipe egocentric"
 @click.option("--source", help="Where the footage is from  [default: the dataset's name]")
 @click.option("--embodiment", help="The body that is filmed: a shipped name or a YAML file.")
 @click.option(
+    "--layout",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="How input folders are laid out: lerobot, gr1, egodex, folder (plain), or auto.",
+)
+@click.option(
+    "--camera",
+    "cameras",
+    multiple=True,
+    metavar="NAME",
+    help="A camera to take, may be repeated  [default: the first egocentric one listed]",
+)
+@click.option(
     "--set",
     "sets",
     multiple=True,
@@ -44,6 +58,8 @@ def curate(
     recipe: str,
     source: str | None,
     embodiment: str | None,
+    layout: str,
+    cameras: tuple[str, ...],
     sets: tuple[str, ...],
     inline: bool,
     dry_run: bool,
@@ -63,6 +79,8 @@ def curate(
         recipe=recipe,
         source=source,
         embodiment=embodiment,
+        layout=layout,
+        cameras=cameras,
         sets=sets,
         engine="inline" if inline else "ray",
         command=" ".join(["egodojo", *sys.argv[1:]]),
@@ -99,10 +117,36 @@ def decide(dataset: Path, recipe: str, sets: tuple[str, ...], as_json: bool, qui
             f"{summary['recipe']}: {summary['num_kept']} of {summary['num_clips']} clips kept "
             f"({_hours(summary['kept_s'])}), {summary['num_changed']} verdicts changed\n"
             f"  dropped: {_counts(summary['reasons'])}\n"
+            f"{_difference_text(summary['difference'])}"
             f"  to look at it: egodojo manifest preview {dataset}"
         )
 
     emit(summary, as_json=as_json, text=text, quiet=quiet)
+
+
+def _difference_text(found: Mapping[str, Any] | None) -> str:
+    """Gained and lost against the last decision, and the rules that did it, line by line."""
+    if found is None:
+        return ""
+    new = f", {found['num_new']} decided for the first time" if found["num_new"] else ""
+    lines = [
+        f"  against {found['recipe']} (version {found['version']}): "
+        f"{found['num_gained']} gained ({_hours(found['gained_s'])}), "
+        f"{found['num_lost']} lost ({_hours(found['lost_s'])}){new}"
+    ]
+    changed = [rule for rule in found["rules"] if rule["num_now"] != rule["num_before"]]
+    changed += [
+        rule
+        for rule in found["rules"]
+        if rule not in changed and rule["num_gained"] + rule["num_lost"]
+    ]
+    width = max((len(rule["rule"]) for rule in changed), default=0)
+    lines += [
+        f"    {rule['rule']:<{width}}  drops {rule['num_now']} (before {rule['num_before']}): "
+        f"{rule['num_gained']} gained, {rule['num_lost']} lost"
+        for rule in changed
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _dry_run_text(plan: Mapping[str, Any]) -> str:
@@ -111,7 +155,8 @@ def _dry_run_text(plan: Mapping[str, Any]) -> str:
         f"{plan['dataset']} ({kind}), recipe {plan['recipe']}\n"
         f"  {plan['num_inputs']} inputs, {plan['num_new']} of them new "
         f"({plan['num_bytes_new'] / 1e6:.1f} MB), {plan['num_ignored']} other files ignored\n"
-        f"  {plan['num_units_pending']} units left from before\nNothing was written."
+        + "".join(f"  {_source_text(found)}\n" for found in plan["sources"])
+        + f"  {plan['num_units_pending']} units left from before\nNothing was written."
     )
 
 
@@ -121,6 +166,7 @@ def _report_text(report: Mapping[str, Any]) -> str:
     lines = [
         f"{inputs['num_inputs']} inputs: {_counts(inputs['by_state'])}; "
         f"{inputs['num_ignored']} other files ignored",
+        *(f"  {_source_text(found)}" for found in inputs["sources"]),
         *(f"  changed since it was probed, not read: {uri}" for uri in inputs["changed"]),
         f"dataset: {files['num_files']} files, {clips['num_candidates']} candidate clips, "
         f"{clips['num_written']} written ({_hours(clips['written_s'])}), "
@@ -132,6 +178,19 @@ def _report_text(report: Mapping[str, Any]) -> str:
         f"look at: {report['preview']}",
     ]
     return "\n".join(lines)
+
+
+def _source_text(found: Mapping[str, Any]) -> str:
+    """One line for a folder of a published layout: what was taken and what was not."""
+    parts = [f"{found['layout']} {found['root']}: {found['num_videos']} videos"]
+    if found["cameras"]:
+        parts.append(f"camera {', '.join(found['cameras'])}")
+    if found["num_other"]:
+        others = ", ".join(found["other_cameras"]) or "in no episode"
+        parts.append(f"{found['num_other']} videos not taken ({others})")
+    if found["num_missing"]:
+        parts.append(f"{found['num_missing']} listed but not there")
+    return "; ".join(parts)
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -11,7 +11,14 @@ from manifests.errors import ConfigError
 from manifests.recipe import MIN_DURATION_S, MIN_FRAMES, Recipe
 from manifests.settings import DatasetSettings, EncodeSettings
 
-_RUN_ONLY = ("slots", "cpus_per_unit", "timeout_s", "attempts", "failure_budget_ratio")
+_RUN_ONLY = (
+    "slots",
+    "cpus_per_unit",
+    "timeout_s",
+    "attempts",
+    "failure_budget_ratio",
+    "dedup_max_clips",
+)
 _RECIPE_SECTIONS = ("keep.", "gates.")
 
 
@@ -39,6 +46,8 @@ class CurateConfig:
     """Attempts at a unit that kills its worker, before its parts are tried one by one."""
     failure_budget_ratio: float = 0.01
     """Share of inputs that may fail or be quarantined; one always may."""
+    dedup_max_clips: int = 20_000
+    """In a dataset of more clips only `egodojo dedup` looks for near-duplicates: it takes long."""
 
     def __post_init__(self) -> None:
         for name in ("slots", "attempts"):

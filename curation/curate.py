@@ -34,6 +34,7 @@ from pipeline.progress import Progress
 from pipeline.runner import Engine, engine_started, run_isolated, run_units
 
 from .config import CurateConfig, resolve_config, split_sets
+from .dedup import dedup
 from .ingest import (
     UNKNOWN_EMBODIMENT,
     Inputs,
@@ -48,6 +49,8 @@ from .ingest import (
 from .planning import plan_units, select_videos
 from .run_record import RunRecord
 from .sidecars import find_sidecars
+from .sources.find import check_columns
+from .sources.record import record_digests
 from .units import UnitRun, action_columns, finish_units
 
 log = logging.getLogger(__name__)
@@ -67,6 +70,8 @@ class CurateRequest:
         recipe: Name or YAML file.
         source: Value of the column `source`; default the dataset's name.
         embodiment: Name or YAML file of the body; None leaves it unknown.
+        layout: What to recognise in input folders (`sources.reference.LAYOUTS`).
+        cameras: Cameras to take from a layout that has several.
         sets: `key=value` items for the configuration and the recipe.
         engine: `ray` or `inline`.
         command: The command line, for the lock and the record.
@@ -78,6 +83,8 @@ class CurateRequest:
     recipe: str = "egocentric"
     source: str | None = None
     embodiment: str | None = None
+    layout: str = "auto"
+    cameras: tuple[str, ...] = ()
     sets: tuple[str, ...] = ()
     engine: Engine = "ray"
     command: str = "egodojo curate"
@@ -162,7 +169,7 @@ def prepare(request: CurateRequest) -> Prepared:
         UsageError, ConfigError: What the user gave cannot work.
         EgodojoError: There is no input.
     """
-    inputs = find_inputs(request.inputs)
+    inputs = find_inputs(request.inputs, layout=request.layout, cameras=request.cameras)
     if not inputs.uris:
         raise EgodojoError(
             f"No video was found in {', '.join(request.inputs)} "
@@ -184,8 +191,11 @@ def prepare(request: CurateRequest) -> Prepared:
     _check_rules(request.out, settings, recipe, is_new=is_new)
     body = UNKNOWN_EMBODIMENT
     if request.embodiment is not None:
-        body = load_embodiment(request.embodiment).name
+        named = load_embodiment(request.embodiment)
+        body = named.name
+        check_columns(inputs.listings, named.action_names)
     else:
+        check_columns(inputs.listings, None)
         _refuse_unnamed_actions(_unknown(inputs.uris, request.out, is_new=is_new))
     return Prepared(
         request=request,
@@ -208,6 +218,7 @@ def dry_run(prepared: Prepared) -> dict[str, Any]:
         "is_new": prepared.is_new,
         "num_inputs": len(prepared.inputs.uris),
         "num_ignored": prepared.inputs.num_ignored,
+        "sources": [found.to_json() for found in prepared.inputs.listings],
         "num_new": len(new),
         "num_bytes_new": sum(size_of(uri) for uri in new),
         "num_units_pending": num_pending,
@@ -253,6 +264,8 @@ class _Curation:
                 )
             )
             self._work(writer, record)
+            with record.timed("dedup"):
+                self._dedup()
             with record.timed("decide"):
                 decide(self._dataset, prepared.recipe)
             with record.timed("preview"):
@@ -275,6 +288,22 @@ class _Curation:
                 self._plan(writer)
             with record.timed("work"):
                 self._finish(writer)
+
+    def _dedup(self) -> None:
+        """Look for near-duplicates, unless the dataset is too large to do so in passing."""
+        count = "SELECT count(*) AS n FROM clips WHERE gate IS NULL"
+        num_clips = self._dataset.sql(count)["n"][0].as_py()
+        limit = self._prepared.config.dedup_max_clips
+        if num_clips > limit:
+            log.warning(
+                "%d clips are more than dedup_max_clips=%d: no near-duplicates were looked for; "
+                "run egodojo dedup %s, then egodojo decide",
+                num_clips,
+                limit,
+                self._dataset.path,
+            )
+            return
+        dedup(self._dataset)
 
     def _new_inputs(self) -> list[str]:
         videos = self._dataset.table("videos").select(["uri", "num_bytes"]).to_pylist()
@@ -331,7 +360,13 @@ class _Curation:
 
     def _probe_task(self, uris: Sequence[str]) -> ProbeTask:
         source = self._request.source or self._dataset.settings.name
-        return ProbeTask(uris=tuple(uris), source=source, embodiment=self._prepared.embodiment)
+        refs = self._prepared.inputs.refs
+        return ProbeTask(
+            uris=tuple(uris),
+            source=source,
+            embodiment=self._prepared.embodiment,
+            refs={uri: refs[uri] for uri in uris if uri in refs},
+        )
 
     def _probe_alone(self, uri: str) -> dict[str, Any]:
         task = self._probe_task([uri])
@@ -347,14 +382,18 @@ class _Curation:
         plan = self._dataset.table("plan").to_pylist()
         planned = {part["video_id"] for row in plan for part in row["parts"]}
         videos = select_videos(self._dataset.table("videos").to_pylist(), planned)
+        by_uri = {row["uri"]: row for row in videos}
+        columns = action_columns([dict(row) for row in videos], self._request.embodiment)
         settings = self._dataset.settings
         units = plan_units(
             videos,
             unit_len_s=settings.unit_len_s,
-            first_number=max((row["number"] + 1 for row in plan), default=0),
+            first_number=self._dataset.first_free_number(),
             settings_digest=settings.digest,
             edges_of=lambda uri: unit_edges(uri, settings.unit_len_s),
-            digests_of=_sidecar_digests,
+            digests_of=lambda uri: record_digests(
+                by_uri[uri], path_of(uri), columns.get(by_uri[uri]["embodiment"], ())
+            ),
         )
         writer.append_plan(units)
 
@@ -370,6 +409,7 @@ class _Curation:
             inputs={
                 "num_inputs": len(self._prepared.inputs.uris),
                 "num_ignored": self._prepared.inputs.num_ignored,
+                "sources": [found.to_json() for found in self._prepared.inputs.listings],
                 "by_state": dict(sorted(by_state.items())),
                 "changed": self._changed,
             },
@@ -394,13 +434,6 @@ def unit_edges(uri: str, unit_len_s: float) -> list[int]:
     if not facts.has_index:
         return []
     return facts.packets.edges(unit_len_s, Fraction(facts.time_base))
-
-
-def _sidecar_digests(uri: str) -> list[str]:
-    try:
-        return find_sidecars(path_of(uri)).digests()
-    except (SampleError, OSError):  # the work on this video will say why
-        return []
 
 
 def _check_rules(out: Path, settings: DatasetSettings, recipe: Recipe, *, is_new: bool) -> None:

@@ -10,8 +10,8 @@ import glob
 import logging
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -19,7 +19,9 @@ from urllib.parse import unquote_to_bytes
 from manifests.errors import SampleError, UsageError, VideoError
 from manifests.records import video_id_of
 
-from .sidecars import read_caption
+from .sources.find import SourceFinder
+from .sources.record import text_of
+from .sources.reference import Listing, SourceRef
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +41,14 @@ class Inputs:
     Attributes:
         uris: Absolute resolved paths as text, sorted, each once.
         num_ignored: Files in the given folders that are no video by their suffix.
+        refs: What a video belongs to, by URI; none for a plain file.
+        listings: Folders of a published layout among them.
     """
 
     uris: tuple[str, ...]
     num_ignored: int
+    refs: Mapping[str, SourceRef] = field(default_factory=dict)
+    listings: tuple[Listing, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,29 +58,48 @@ class ProbeTask:
     uris: tuple[str, ...]
     source: str
     embodiment: str
+    refs: Mapping[str, SourceRef] = field(default_factory=dict)
 
 
-def find_inputs(names: Sequence[str]) -> Inputs:
+def find_inputs(
+    names: Sequence[str], *, layout: str = "auto", cameras: Sequence[str] = ()
+) -> Inputs:
     """Resolve files, folders (searched through) and glob patterns.
 
     A file that is named itself is an input whatever its suffix; in folders and patterns the
-    suffix decides.
+    suffix decides. A folder of a published layout gives what the layout lists.
+
+    Args:
+        names: What the command was given.
+        layout: What to recognise in folders (`sources.reference.LAYOUTS`).
+        cameras: Cameras to take where a layout has several.
 
     Raises:
-        UsageError: A name that is no file, no folder and matches nothing.
+        UsageError: A name that is no file, no folder and matches nothing; a layout or a camera
+            that is nowhere found.
     """
+    finder = SourceFinder(layout, cameras, uri_of)
     found: set[str] = set()
     ignored: set[str] = set()
     for name in names:
         for path in _named(name):
             if os.path.isdir(path):
-                for file in _walk(path):
-                    (found if _is_video(file) else ignored).add(uri_of(file))
+                for file in _walk(path, finder.enter):
+                    is_input = _is_video(file) and finder.takes_plain_files
+                    (found if is_input else ignored).add(uri_of(file))
             elif path == name or _is_video(path):
                 found.add(uri_of(path))
             else:
                 ignored.add(uri_of(path))
-    return Inputs(uris=tuple(sorted(found)), num_ignored=len(ignored - found))
+    finder.check(names)
+    refs = finder.refs
+    found.update(refs)
+    return Inputs(
+        uris=tuple(sorted(found)),
+        num_ignored=len(ignored - found),
+        refs=refs,
+        listings=finder.listings,
+    )
 
 
 def uri_of(path: str | Path) -> str:
@@ -98,10 +123,17 @@ def path_of(uri: str) -> Path:
 
 def probe_inputs(task: ProbeTask) -> list[dict[str, Any]]:
     """Hash and probe files: one row of `videos` each, in the order given; no file raises."""
-    return [probe_input(uri, source=task.source, embodiment=task.embodiment) for uri in task.uris]
+    return [
+        probe_input(
+            uri, source=task.source, embodiment=task.embodiment, reference=task.refs.get(uri)
+        )
+        for uri in task.uris
+    ]
 
 
-def probe_input(uri: str, *, source: str, embodiment: str) -> dict[str, Any]:
+def probe_input(
+    uri: str, *, source: str, embodiment: str, reference: SourceRef | None = None
+) -> dict[str, Any]:
     """Hash and probe one file."""
     from pipeline.video import probe
 
@@ -114,7 +146,8 @@ def probe_input(uri: str, *, source: str, embodiment: str) -> dict[str, Any]:
         row["num_bytes"] = status.st_size
         row["video_id"] = video_id_of(path)
         row.update(probe(path).columns())
-        row["text"] = read_caption(path)
+        row["text"] = text_of(reference, path)
+        row["sidecar"] = None if reference is None else reference.to_text()
         row["state"] = "readable"
     except SampleError as error:
         row.update(state="unreadable", reason=error.reason, detail=error.message)
@@ -169,8 +202,10 @@ def _named(name: str) -> list[str]:
     raise UsageError(f"There is no file or folder {name!r}.", hint="Check the path.")
 
 
-def _walk(folder: str) -> Iterator[str]:
+def _walk(folder: str, is_taken: Callable[[str, Sequence[str]], bool]) -> Iterator[str]:
     """Files below a folder; links to folders are followed, each real folder is visited once.
+
+    A folder that `is_taken` as a whole gives none.
 
     Raises:
         UsageError: The folder cannot be read; one below it is named in a warning.
@@ -189,6 +224,9 @@ def _walk(folder: str) -> Iterator[str]:
             folders.clear()
             continue
         visited.add(real)
+        if is_taken(parent, files):
+            folders.clear()
+            continue
         yield from (os.path.join(parent, file) for file in files)
 
 

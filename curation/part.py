@@ -33,11 +33,16 @@ from pipeline.video import (
 )
 
 from .cuts import CutDetector
+from .fingerprint import COLUMN as FINGERPRINT
+from .fingerprint import Fingerprint
 from .ingest import path_of
 from .measures import ClipMeasures
-from .sidecars import Actions, Span, find_sidecars, read_actions, read_spans
+from .sidecars import Actions, Span, in_spans
 from .small import SmallPicture, reduce_picture
+from .sources.record import read_record
 from .split import NO_SPAN, Edge, PieceSplitter
+
+_NOT_IN_JSON = ("gate", "unit_id", FINGERPRINT)
 
 
 class StageError(Exception):
@@ -106,6 +111,7 @@ class _OpenClip:
     start_tick: int
     encoder: ClipEncoder | None
     measures: ClipMeasures = field(default_factory=ClipMeasures)
+    fingerprint: Fingerprint = field(default_factory=Fingerprint)
     ticks: list[int] = field(default_factory=list)
 
 
@@ -199,21 +205,24 @@ class PartWorker:
         return path
 
     def _read_sidecars(self, path: Path) -> tuple[tuple[Span, ...] | None, Actions | None]:
-        found = find_sidecars(path)
-        spans = None if found.spans is None else read_spans(found.spans)
-        if found.actions is None or not self._action_names:
-            return spans, None
-        actions = read_actions(found.actions, self._action_names)
-        ticks, part = self._facts.packets.shown_ticks, self._part
-        start = 0 if part.start_tick is None else np.searchsorted(ticks, part.start_tick)
-        stop = len(ticks) if part.end_tick is None else np.searchsorted(ticks, part.end_tick)
-        self._rows_of(actions, ticks[start:stop])  # a file that does not fit fails before the work
-        return spans, actions
+        found = read_record(self._video, path, self._action_names)
+        if found.actions is not None:
+            ticks, part = self._facts.packets.shown_ticks, self._part
+            start = 0 if part.start_tick is None else np.searchsorted(ticks, part.start_tick)
+            stop = len(ticks) if part.end_tick is None else np.searchsorted(ticks, part.end_tick)
+            ticks = ticks[start:stop]
+            if found.spans is not None:
+                ticks = ticks[in_spans(found.spans, self._times_s(ticks))]
+            self._rows_of(found.actions, ticks)  # what does not fit fails before the work
+        return found.spans, found.actions
 
     def _rows_of(self, actions: Actions, ticks: Any) -> NDArray[np.float32]:
-        times_s = (np.asarray(ticks, np.float64) - self._facts.start_tick) * float(self._time_base)
         interval_s = float(self._facts.nominal_duration * self._time_base)
-        return actions.at(times_s, frame_interval_s=interval_s)
+        return actions.at(self._times_s(ticks), frame_interval_s=interval_s)
+
+    def _times_s(self, ticks: Any) -> NDArray[np.float64]:
+        times_s = (np.asarray(ticks, np.float64) - self._facts.start_tick) * float(self._time_base)
+        return np.asarray(times_s, np.float64)
 
     def _take(self, frame: _Waiting, *, is_cut: bool) -> None:
         """Measure and encode a frame, after closing the clip that ends before it."""
@@ -227,6 +236,7 @@ class PartWorker:
         assert self._clip is not None
         clip = self._clip
         clip.measures.add(frame.picture, self._seconds(frame.tick))
+        clip.fingerprint.add(frame.picture, self._seconds(frame.tick))
         clip.ticks.append(frame.tick)
         self._stage = "encode"
         if clip.encoder is not None:
@@ -300,11 +310,12 @@ class PartWorker:
                 "source_width_px": facts.width,
                 "source_height_px": facts.height,
                 **measures,
+                FINGERPRINT: clip.fingerprint.words(),
             },
         ).row()
 
     def _json(self, row: Mapping[str, Any]) -> bytes:
-        facts = {name: value for name, value in row.items() if name not in ("gate", "unit_id")}
+        facts = {name: value for name, value in row.items() if name not in _NOT_IN_JSON}
         settings = self._settings.encode
         facts |= {"width": settings.width, "height": settings.height}
         if self._actions is not None:

@@ -124,6 +124,16 @@ def resolve_spans(spans: Iterable[Span]) -> tuple[Span, ...]:
     return tuple(resolved)
 
 
+def in_spans(spans: Sequence[Span], times_s: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which times lie in one of the resolved spans."""
+    if not spans:
+        return np.zeros(len(times_s), bool)
+    starts = np.array([span.start_s for span in spans])
+    ends = np.array([span.end_s for span in spans])
+    at = np.searchsorted(starts, times_s, side="right") - 1
+    return np.asarray((at >= 0) & (times_s < ends[at.clip(0)]), bool)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actions:
     """A robot's recorded actions: one row per time.
@@ -179,18 +189,29 @@ def read_actions(path: Path, columns: Sequence[str]) -> Actions:
         times_s = table.column(TIME_COLUMN).to_numpy().astype(np.float64)
         arrays = [table.column(name).to_numpy().astype(np.float32) for name in columns]
         values = np.stack(arrays, axis=1) if arrays else np.empty((len(times_s), 0), np.float32)
-        if not len(times_s):
-            raise ValueError("it has no rows")
-        if not np.isfinite(times_s).all() or not np.isfinite(values).all():
-            raise ValueError("it holds values that are no finite numbers")
-        if (np.diff(times_s) <= 0).any():
-            raise ValueError("time_s does not ascend")
+        return checked_actions(path, times_s, values)
     except (OSError, ValueError, TypeError, pa.ArrowException) as error:
         raise SampleError(
             f"{path} is no actions file for this embodiment: {error}.",
             reason="actions",
             hint="It needs time_s and one float column per name in the embodiment's YAML.",
         ) from error
+
+
+def checked_actions(
+    path: Path, times_s: NDArray[np.float64], values: NDArray[np.float32]
+) -> Actions:
+    """Actions from their rows, when times ascend and every value is a number.
+
+    Raises:
+        ValueError: They do not.
+    """
+    if not len(times_s):
+        raise ValueError("it has no rows")
+    if not np.isfinite(times_s).all() or not np.isfinite(values).all():
+        raise ValueError("it holds values that are no finite numbers")
+    if (np.diff(times_s) <= 0).any():
+        raise ValueError("time_s does not ascend")
     interval_s = float(np.median(np.diff(times_s))) if len(times_s) > 1 else 0.0
     return Actions(path=path, times_s=times_s, values=values, interval_s=interval_s)
 

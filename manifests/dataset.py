@@ -251,6 +251,19 @@ class Dataset:
         )
         return [PlannedUnit.from_row(row) for row in found.to_pylist()]
 
+    def first_free_number(self) -> int:
+        """The number of the next unit or shard: never one that was used, even by a deleted shard.
+
+        Numbers of shards that are gone are kept in the metadata of commits to `units`.
+        """
+        used = self._query(
+            "SELECT number FROM plan UNION ALL SELECT "
+            "CAST(split_part(shard, '-', 2) AS BIGINT) FROM units WHERE shard IS NOT NULL"
+        )
+        highest = pc.max(used.column("number")).as_py()
+        kept = int(self.metadata("units").get(schema.FIRST_FREE_NUMBER, 0))
+        return max(kept, 0 if highest is None else highest + 1)
+
     @contextmanager
     def writer(self, command: str) -> Iterator[Writer]:
         """Hold the dataset's lock, tidy what a killed writer left, and write.
@@ -285,7 +298,13 @@ class Dataset:
         self._con = None
 
     def append_score(
-        self, name: str, table: pa.Table, *, metadata: Mapping[str, str], replace: bool = False
+        self,
+        name: str,
+        table: pa.Table,
+        *,
+        metadata: Mapping[str, str],
+        replace: bool = False,
+        dry_run: bool = False,
     ) -> None:
         """Add rows to `scores/<name>`, one per clip; the first call makes the table. No lock.
 
@@ -294,19 +313,19 @@ class Dataset:
             table: `clip_id` and columns of string, int64, double, bool, lists and structs.
             metadata: What made it: model or command, and its digest.
             replace: Put these rows in the place of all older ones.
+            dry_run: Check the rows only.
 
         Raises:
             DatasetError: A taken name, a clip scored twice, an unfit column, NaN.
         """
         self.check_writable()
-        if not _SCORE_NAME.match(name) or name in (*views.RESERVED, *schema.CLIPS.names):
-            raise DatasetError(
-                f"A score table cannot be called {name!r}.",
-                hint="Choose a snake_case name that is no view and no column of clips.",
-            )
+        check_score_name(name)
         key, path = f"{_SCORES}/{name}", self.path / _CATALOG / _SCORES / name
         wanted = rows.score_schema(table, name=name)
         checked = rows.checked_table(table, wanted, table=key, required=("clip_id",))
+        if dry_run:
+            _refuse_twice(checked, key)
+            return
         if not tables.exists(path):
             tables.create(path, wanted)
         opened = tables.open_table(path)
@@ -352,6 +371,15 @@ class Dataset:
         if found is None:
             return pa.table({})
         return found.to_arrow_table()
+
+
+def check_score_name(name: str) -> None:
+    """Raise DatasetError when no score table can have this name."""
+    if not _SCORE_NAME.match(name) or name in (*views.RESERVED, *schema.CLIPS.names):
+        raise DatasetError(
+            f"A score table cannot be called {name!r}.",
+            hint="Choose a snake_case name that is no view and no column of clips.",
+        )
 
 
 def _resolved(path: Path | str) -> Path:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .difference import METADATA_KEY, Difference, difference_of
 from .errors import ConfigError, DatasetError
 from .recipe import DuplicateRule, OnMissing, Recipe
 
@@ -35,6 +36,7 @@ class DecisionSummary:
         kept_s: Length of the kept clips in seconds.
         reasons: Dropped clips by gate or rule, most frequent first.
         version: Version of the `decisions` table that holds them.
+        difference: What changed against the last decision; None when this is the first.
     """
 
     recipe: str
@@ -46,6 +48,7 @@ class DecisionSummary:
     kept_s: float
     reasons: dict[str, int]
     version: int
+    difference: Difference | None
 
 
 def decide(dataset: Dataset, recipe: Recipe) -> DecisionSummary:
@@ -69,8 +72,12 @@ def decide(dataset: Dataset, recipe: Recipe) -> DecisionSummary:
         "recipe_digest": recipe.digest,
         "recipe_text": recipe.text,
     }
+    last, version = dataset.metadata("decisions").get("recipe"), dataset.versions["decisions"]
+    difference = difference_of(decided, recipe=last, version=version) if last else None
+    if difference is not None:
+        metadata[METADATA_KEY] = difference.to_json()
     dataset.replace_decisions(decided.select(["clip_id", "verdict", "reason"]), metadata=metadata)
-    return _summary(dataset, recipe, decided)
+    return _summary(dataset, recipe, decided, difference)
 
 
 def check_recipe(dataset: Dataset, recipe: Recipe) -> None:
@@ -106,7 +113,7 @@ def _query(dataset: Dataset, recipe: Recipe) -> str:
     cluster, rank, duplicate = _duplicates(con, recipe.near_duplicate)
     return f"""
 WITH judged AS (
-    SELECT clip_id, gate, verdict AS old, end_s - start_s AS length_s,
+    SELECT clip_id, gate, verdict AS old, reason AS old_reason, end_s - start_s AS length_s,
         {cluster} AS cluster, {rank} AS rank{", " if judged else ""}{judged}
     FROM clips
 ), named AS (
@@ -119,7 +126,7 @@ WITH judged AS (
     FROM named
 )
 SELECT clip_id, CASE WHEN reason IS NULL THEN 'keep' ELSE 'drop' END AS verdict,
-    reason, old, length_s
+    reason, old, old_reason, length_s
 FROM decided ORDER BY clip_id
 """
 
@@ -184,7 +191,9 @@ def _refuse_null(dataset: Dataset, recipe: Recipe, reasons: pa.ChunkedArray) -> 
             )
 
 
-def _summary(dataset: Dataset, recipe: Recipe, decided: pa.Table) -> DecisionSummary:
+def _summary(
+    dataset: Dataset, recipe: Recipe, decided: pa.Table, difference: Difference | None
+) -> DecisionSummary:
     is_kept = pc.equal(decided.column("verdict"), "keep")
     is_same = pc.equal(decided.column("verdict"), decided.column("old"))
     dropped = decided.filter(pc.invert(is_kept))
@@ -200,4 +209,5 @@ def _summary(dataset: Dataset, recipe: Recipe, decided: pa.Table) -> DecisionSum
         kept_s=pc.sum(decided.filter(is_kept).column("length_s")).as_py() or 0.0,
         reasons=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
         version=dataset.versions["decisions"],
+        difference=difference,
     )

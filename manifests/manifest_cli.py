@@ -22,7 +22,12 @@ _dataset = click.argument("dataset", type=click.Path(path_type=Path))
 @click.group(
     cls=LazyGroup,
     commands_at={
-        "preview": ("curation.preview_cli:preview", "Draw what was kept and dropped as a page.")
+        "preview": ("curation.preview_cli:preview", "Draw what was kept and dropped as a page."),
+        "export": ("curation.export_cli:export", "Write kept clips as a LeRobotDataset v3."),
+        "join": ("manifests.tidy_cli:join", "Bring columns made elsewhere in as a score table."),
+        "reindex": ("pipeline.reindex_cli:reindex", "Rebuild damaged shard indexes from the tars."),
+        "compact": ("manifests.tidy_cli:compact", "Merge the small files of the tables."),
+        "delete": ("manifests.tidy_cli:delete", "Delete clips for good: bytes, rows, all of it."),
     },
     epilog="Example: egodojo manifest stats DATASET",
 )

@@ -15,12 +15,12 @@ class Measure:
     """One column.
 
     Attributes:
-        type: `double` or `int64`.
+        type: `double`, `int64`, or `list<int64>`, which no gate may name.
         unit: What the number counts; `ratio` lies in [0, 1].
         description: One sentence.
     """
 
-    type: Literal["double", "int64"]
+    type: Literal["double", "int64", "list<int64>"]
     unit: str
     description: str
 
@@ -62,4 +62,10 @@ MEASURES: dict[str, Measure] = {
     "still_ratio": _double("ratio", "Share of half seconds in which no block changes visibly."),
     "longest_frozen_s": _double("s", "Longest stretch in which one and the same picture stands."),
     "frozen_ratio": _double("ratio", "That stretch over the clip's duration."),
+    "fingerprint_luma": Measure(
+        type="list<int64>",
+        unit="luma levels",
+        description="Perceptual hash over time: mean luma of 8x6 fields per quarter second, one "
+        "byte each (0 to 255), row by row; six little-endian words per quarter second.",
+    ),
 }

@@ -197,7 +197,9 @@ def _evaluator() -> tuple[duckdb.DuckDBPyConnection, dict[str, str]]:
 
     con = connect()
     sql_types = {pa.string(): "VARCHAR", pa.int64(): "BIGINT", pa.float64(): "DOUBLE"}
-    columns = {f.name: sql_types.get(f.type, "BOOLEAN") for f in CLIPS}
+    columns = {
+        f.name: sql_types.get(f.type, "BOOLEAN") for f in CLIPS if not pa.types.is_list(f.type)
+    }
     return con, columns
 
 

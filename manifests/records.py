@@ -17,9 +17,12 @@ UNIT_ID_DIGITS = 24
 WORKER_DIED_STAGE = "worker_died"
 """Stage of a problem whose part killed its process: the file is `quarantined`."""
 
-NOTE_STAGES = ("damaged", "timestamps")
-"""Stages that state a fact about the file (frames missing, ticks out of order); every other
-stage is a failure of ours and makes the file `failed`."""
+DELETED_STAGE = "deleted"
+"""Stage of a problem that says how many clips of a video `manifest delete` took away."""
+
+NOTE_STAGES = ("damaged", "timestamps", DELETED_STAGE)
+"""Stages that state a fact about the file (frames missing, ticks out of order, clips deleted);
+every other stage is a failure of ours and makes the file `failed`."""
 
 UNIT_STATES = ("done", "failed", "quarantined")
 ENDS_AT = ("cut", "length", "span", "unit", "end")
@@ -162,6 +165,11 @@ _CLIP_FACTS = tuple(f.name for f in fields(Clip) if f.name not in {"measures", "
 def shard_name(number: int) -> str:
     """Name of the shard of unit `number`, without suffix."""
     return f"clips-{number:06d}"
+
+
+def shard_number(shard: str) -> int:
+    """Number in a shard's name."""
+    return int(shard.rpartition("-")[2])
 
 
 def video_id_of(path: Path | str) -> str:

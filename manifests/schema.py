@@ -8,8 +8,11 @@ from .measures import MEASURES
 
 FORMAT_VERSION = 1
 
+FIRST_FREE_NUMBER = "first_free_number"
+"""Metadata of commits to `units`: no unit and no shard below this number may be made any more."""
+
 _S, _I, _F, _B = pa.string(), pa.int64(), pa.float64(), pa.bool_()
-_MEASURE_TYPES = {"double": _F, "int64": _I}
+_MEASURE_TYPES = {"double": _F, "int64": _I, "list<int64>": pa.list_(_I)}
 
 PART = pa.struct([("uri", _S), ("video_id", _S), ("start_tick", _I), ("end_tick", _I)])
 PROBLEM = pa.struct(
@@ -50,6 +53,7 @@ VIDEOS = pa.schema(
         ("has_b_frames", _B),
         ("license", _S),
         ("text", _S),
+        ("sidecar", _S),
     ]
 )
 PLAN = pa.schema([("number", _I), ("unit_id", _S), ("parts", pa.list_(PART))])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .label_stats import label_counts, label_lines
+
 if TYPE_CHECKING:
     from .dataset import Dataset
 
@@ -33,7 +35,8 @@ def stats(dataset: Dataset) -> dict[str, Any]:
 
     Keys: `name`, `path`, `files` (count, by state, by reason of those not processed, damaged,
     seconds of video), `clips` (counts and seconds), `drop_reasons` (clips by gate or rule),
-    `sources`, `embodiments`, `units`, `shard_bytes`, `recipe`, `versions`.
+    `sources`, `embodiments`, `units`, `shard_bytes`, `recipe`, `labels` (None without
+    captions), `versions`.
     """
     first = dataset.sql(
         "SELECT count(*) AS num_files, count(*) FILTER (is_damaged) AS num_damaged, "
@@ -67,6 +70,7 @@ def stats(dataset: Dataset) -> dict[str, Any]:
         },
         "shard_bytes": num_bytes.column("n")[0].as_py(),
         "recipe": dataset.metadata("decisions").get("recipe"),
+        "labels": label_counts(dataset),
         "versions": dataset.versions,
     }
 
@@ -98,6 +102,8 @@ def stats_text(found: dict[str, Any]) -> str:
         f"  units   {units['num_planned']} planned: {_listed(units['by_state'])}; "
         f"{found['shard_bytes'] / 1e6:.1f} MB in shards"
     )
+    if found["labels"] is not None:
+        lines += label_lines(found["labels"])
     return "\n".join(lines)
 
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .errors import StorageError
 
@@ -97,6 +100,44 @@ def write_new(path: str | Path, data: bytes) -> bool:
     finally:
         temporary.unlink(missing_ok=True)
     return True
+
+
+@contextmanager
+def replacing(path: Path, token: str | None = None) -> Iterator[BinaryIO]:
+    """A stream whose bytes become the local file `path`, whole, when the block ends well.
+
+    Raises:
+        StorageError: The bytes could not be written; nothing is left behind.
+    """
+    temporary = temporary_path(path, token)
+    try:
+        with open(temporary, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a local file or a whole folder; one that is not there is fine.
+
+    Raises:
+        StorageError: It could not be removed.
+    """
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"Cannot remove {path}: {_reason(error)}.",
+            hint="Fix the permissions, then rerun the command: it goes on.",
+        ) from error
 
 
 def temporary_path(final: Path, token: str | None) -> Path:

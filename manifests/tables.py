@@ -6,6 +6,7 @@ the live files go into a `pyarrow.dataset` with the table's full schema instead.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import unicodedata
@@ -25,7 +26,11 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from .errors import DatasetError, StorageError
 
 _METADATA_PREFIX = "egodojo."
-_TABLE_PROPERTIES = {"delta.enableExpiredLogCleanup": "false"}
+# No minima and maxima of columns in the log: nothing reads them, and they would outlive the rows.
+_TABLE_PROPERTIES = {
+    "delta.enableExpiredLogCleanup": "false",
+    "delta.dataSkippingNumIndexedCols": "0",
+}
 _NUM_ATTEMPTS = 20
 # delta-rs takes these for URL syntax: it panics or writes somewhere else.
 _UNFIT = "%[]^|\\"
@@ -147,11 +152,41 @@ def replace(
 
 
 def delete(table: DeltaTable, column: str, values: Sequence[str]) -> None:
-    """Delete the rows whose `column` is one of `values` (hex ids) in one commit."""
-    assert all(value.isalnum() for value in values), values
-    listed = ", ".join(f"'{value}'" for value in values)
+    """Delete the rows whose `column` is one of `values`, in one commit."""
+    replace_where(table, schema_of(table).empty_table(), column=column, values=values)
+
+
+def replace_where(
+    table: DeltaTable,
+    rows: pa.Table,
+    *,
+    column: str,
+    values: Sequence[str],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Put rows in the place of all whose `column` is one of `values`, in one commit.
+
+    Streams the whole table. (What delta-rs' own delete rewrites holds `string_view` columns, on
+    which pyarrow cannot filter.) Rows that others append meanwhile stay.
+    """
+    for _ in range(_NUM_ATTEMPTS):
+        table.update_incremental()
+        data = dataset_of(table)
+        kept = data.scanner(filter=~pads.field(column).isin(list(values))).to_batches()
+        batches = itertools.chain(kept, rows.select(data.schema.names).to_batches())
+        reader = pa.RecordBatchReader.from_batches(data.schema, batches)
+        try:
+            _write(table, reader, "overwrite", metadata, None, 0)
+            return
+        except CommitFailedError:
+            continue
+    raise _conflict(table)
+
+
+def compact(table: DeltaTable) -> None:
+    """Merge small files into larger ones in one commit; rows stay as they are."""
     try:
-        table.delete(f"{column} IN ({listed})")
+        table.optimize.compact()
     except (DeltaError, OSError) as error:
         raise _write_failed(table, error) from error
 
@@ -206,7 +241,7 @@ def _commit_metadata(commit: Path) -> dict[str, str]:
 
 def _write(
     table: DeltaTable,
-    rows: pa.Table,
+    rows: pa.Table | pa.RecordBatchReader,
     mode: Any,
     metadata: Mapping[str, str] | None,
     schema_mode: Any,
@@ -219,7 +254,11 @@ def _write(
         raise _write_failed(table, PermissionError(f"{path} may not be written to"))
     try:
         write_deltalake(
-            table, rows, mode=mode, schema_mode=schema_mode, commit_properties=properties
+            table,
+            rows,
+            mode=mode,
+            schema_mode=schema_mode,
+            commit_properties=properties,
         )
     except CommitFailedError:
         raise

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .action_vector import LATENT_WIDTH
+from .deletion import journal_path
 from .errors import EgodojoError
 from .records import UNIT_STATES
 from .shard_index import INDEX_SUFFIX, ClipIndex, ShardIndex
@@ -134,7 +135,19 @@ def validate(dataset: Dataset) -> list[Problem]:
     Reads every byte of every shard once. Work that is planned and not done is no problem, nor is
     what a killed writer left behind: the next run deals with both.
     """
-    return [*_table_problems(dataset), *_shard_problems(dataset), *_latent_problems(dataset)]
+    return [
+        *_unfinished(dataset),
+        *_table_problems(dataset),
+        *_shard_problems(dataset),
+        *_latent_problems(dataset),
+    ]
+
+
+def _unfinished(dataset: Dataset) -> Iterator[Problem]:
+    journal = journal_path(dataset.path)
+    if journal.is_file():
+        detail = "a deletion was interrupted; the next command that writes the dataset finishes it"
+        yield Problem(kind="delete_unfinished", where=journal.name, detail=detail)
 
 
 def _table_problems(dataset: Dataset) -> Iterator[Problem]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import duckdb
 import pyarrow.dataset as pads
 
-from .records import NOTE_STAGES, WORKER_DIED_STAGE
+from .records import DELETED_STAGE, NOTE_STAGES, WORKER_DIED_STAGE
 from .tables import connect
 
 RESERVED = ("videos", "plan", "units", "clips", "kept", "files", "decisions")
@@ -56,6 +56,7 @@ WITH parts AS (
         problem.video_id AS video_id,
         bool_or(problem.stage = '{WORKER_DIED_STAGE}') AS worker_died,
         bool_or(problem.stage NOT IN ({_NOTES})) AS has_failed,
+        bool_or(problem.stage = '{DELETED_STAGE}') AS was_deleted,
         first(problem ORDER BY problem.stage <> '{WORKER_DIED_STAGE}', number, problem.stage)
             FILTER (problem.stage NOT IN ({_NOTES})) AS worst,
         first(problem.error ORDER BY number, problem.stage)
@@ -100,7 +101,7 @@ WITH parts AS (
             WHEN coalesce(c.num_clips, 0) > 0 THEN 'processed'
             ELSE 'no_clips'
         END AS fate,
-        o.uri AS planned_uri, q.worst, q.note, q.is_damaged,
+        o.uri AS planned_uri, q.worst, q.note, q.is_damaged, q.was_deleted,
         c.num_clips, c.num_gated, c.num_kept, c.num_decided, c.written_s, c.kept_s,
         d.most_seconds, d.most_gated
     FROM videos AS v
@@ -119,7 +120,7 @@ SELECT
         WHEN 'quarantined' THEN coalesce(worst.stage, 'unit')
         WHEN 'failed' THEN coalesce(worst.stage, 'unit')
         WHEN 'processed' THEN most_seconds
-        WHEN 'no_clips' THEN most_gated
+        WHEN 'no_clips' THEN CASE WHEN was_deleted THEN '{DELETED_STAGE}' ELSE most_gated END
     END AS reason,
     CASE fate
         WHEN 'unreadable' THEN detail

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from . import rows, schema, tables
+from .deletion import Deleted, finish_deletion, journal_path
 from .errors import DatasetError
 from .records import UNIT_STATES, PlannedUnit
 
@@ -39,6 +40,8 @@ class Writer:
         self._has_failed = False
         self._planned: set[str] = set()
         self._finished: set[str] = set()
+        self.finished_deletion: Deleted | None = None
+        """What was left to do of a killed `manifest delete`, done on entering."""
 
     @property
     def token(self) -> str:
@@ -46,19 +49,25 @@ class Writer:
         return self._lock.token
 
     def recover(self) -> None:
-        """Remove what a killed writer left: clips without a unit, other tokens' temporary files."""
+        """Make good what a killed writer left.
+
+        Clips without a unit and other tokens' temporary files are removed, an unfinished deletion
+        is finished.
+        """
         self._planned = set(self._ids("plan"))
         self._finished = set(self._ids("units"))
         orphans = self._orphans()
         if orphans:
             _log.info("removing clips of %d units that were not committed", len(orphans))
-            with self._commit("clips") as table:
+            with self.commit("clips") as table:
                 tables.delete(table, "unit_id", orphans)
         for folder in (self._dataset.path, self._dataset.path / "shards"):
             for file in folder.iterdir():
                 found = _TEMPORARY.match(file.name)
                 if found and found[1] != self.token:
                     file.unlink(missing_ok=True)
+        if journal_path(self._dataset.path).is_file():
+            self.finished_deletion = finish_deletion(self._dataset, self)
 
     def append_videos(self, videos: Sequence[Row] | pa.Table) -> None:
         """Append rows of `videos`, in one commit."""
@@ -94,20 +103,26 @@ class Writer:
         clips = _checked("clips", [clip for _, clips in results for clip in clips])
         units = _checked("units", [unit for unit, _ in results])
         if clips.num_rows:
-            with self._commit("clips") as table:
+            with self.commit("clips") as table:
                 tables.append(table, clips, merge_schema=True)
-        with self._commit("units") as table:
+        with self.commit("units") as table:
             tables.append(table, units)
         self._finished.update(ids)
 
     def _append(self, name: str, batch: Sequence[Row] | pa.Table) -> None:
         checked = _checked(name, batch)
         if checked.num_rows:
-            with self._commit(name) as table:
-                tables.append(table, checked)
+            with self.commit(name) as table:
+                tables.append(table, checked, merge_schema=name == "videos")
 
     @contextmanager
-    def _commit(self, name: str) -> Iterator[DeltaTable]:
+    def commit(self, name: str) -> Iterator[DeltaTable]:
+        """One commit to a table: checks the lock, and stops all further ones when it fails.
+
+        Raises:
+            LockedError: Another command took the lock meanwhile.
+            DatasetError: An earlier commit failed.
+        """
         if self._has_failed:
             raise DatasetError(
                 f"An earlier write to {self._dataset.path} failed; nothing more is written.",

@@ -6,7 +6,7 @@ import hashlib
 import io
 import tarfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from manifests.shard_index import ClipIndex, Member, ShardIndex
 TIME_BASE = "1/30"
 GATES = (Rule(name="black", keep_when="brightness_mean_luma > 20"),)
 SETTINGS = DatasetSettings(name="toy", gates=GATES)
+
+_FIFTY: Mapping[str, Any] = {"int64": 50, "double": 50.0, "list<int64>": []}
 
 Row = dict[str, Any]
 
@@ -71,7 +73,7 @@ def clip_row(unit: PlannedUnit, part: Part, index: int = 0, **changes: Any) -> R
         "unit_id": unit.unit_id,
         "shard": unit.shard,
         "scale_ratio": 1.0,
-        **{name: 50 if m.type == "int64" else 50.0 for name, m in MEASURES.items()},
+        **{name: _FIFTY[m.type] for name, m in MEASURES.items()},
     }
     row |= changes
     if row["gate"] is not None:

@@ -160,7 +160,7 @@ def _add_unit(
             unit_id=unit_id,
             shard=name,
             scale_ratio=1.0,
-            measures=dict.fromkeys(schema.MEASURES),
+            measures={n: [] if "list" in m.type else None for n, m in schema.MEASURES.items()},
         )
         rows.append(facts.row())
     unit = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from .facts import GROUPS, NUM_BINS, Histogram
+from .facts import GROUPS, NUM_BINS, Histogram, Threshold
 
 WIDTH, HEIGHT, TOP, BASE = 340, 132, 26, 112  # of a histogram, in its own pixels
 WORDS = {
@@ -99,19 +99,18 @@ def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     )
 
 
-def histogram(found: Histogram) -> str:
-    """One measure: stacked counts, the thresholds of the recipe, the dropped side shaded."""
+def histogram(found: Histogram, column: int) -> str:
+    """One measure: stacked counts, the thresholds of the recipe, the dropped side shaded.
+
+    Args:
+        found: What to draw.
+        column: Its number among all histograms, by which the page's script finds its values.
+    """
     tallest = max(max(sum(counts) for counts in found.bins), 1)
-    marks = "".join(_shade(found, cut.value, cut.keeps_above) for cut in found.thresholds)
+    marks = "".join(_shade(found, cut) for cut in found.thresholds)
     bars = "".join(_stack(i, counts, tallest) for i, counts in enumerate(found.bins))
-    lines = "".join(
-        _line(
-            found,
-            cut.value,
-            f"{cut.rule} {signs(cut.operator)} {number(cut.value)}",
-            10 + 11 * (i % 2),
-        )
-        for i, cut in enumerate(found.thresholds)
+    handles = "".join(
+        _handle(found, cut, 10 + 11 * (i % 2)) for i, cut in enumerate(found.thresholds)
     )
     rules = "; ".join(
         f"{c.rule} keeps {signs(c.operator)} {number(c.value)}" for c in found.thresholds
@@ -119,14 +118,17 @@ def histogram(found: Histogram) -> str:
     label = f"{found.name}: {number(found.low)} to {number(found.high)} {found.unit}. {rules}"
     beyond = " and more" if found.has_beyond else ""
     missing = f" {plural(found.num_missing, 'clip')} without a value." if found.num_missing else ""
-    return f"""<figure class="card histogram">
+    return f"""<figure class="card histogram" data-column="{column}">
 <figcaption><strong>{escape(found.name)}</strong><span>{escape(found.unit)}</span></figcaption>
-<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{marks}
-<line class="axis" x1="0" x2="{WIDTH}" y1="{BASE}" y2="{BASE}"/>{bars}{lines}
+<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="group" aria-label="{escape(label)}">{marks}
+<line class="axis" x1="0" x2="{WIDTH}" y1="{BASE}" y2="{BASE}"/><g class="bars">{bars}</g>
 <text class="tick" x="0" y="{HEIGHT - 5}">{number(found.low)}</text>
 <text class="tick end" x="{WIDTH}" y="{HEIGHT - 5}">{number(found.high)}{beyond}</text>
 <text class="tick mid" x="{WIDTH / 2}" y="{HEIGHT - 5}">tallest: {plural(tallest, "clip")}</text>
-</svg><p>{escape(found.description)}{missing}</p></figure>"""
+{handles}</svg><p class="now" aria-live="polite" hidden></p>
+<p>{escape(found.description)}{missing}</p>
+<p class="tries"><button type="button" class="try" data-side="min">Try a minimum</button>
+<button type="button" class="try" data-side="max">Try a maximum</button></p></figure>"""
 
 
 def legend(names: Iterable[str] = GROUPS) -> str:
@@ -147,21 +149,25 @@ def _x(found: Histogram, value: float) -> float:
     return (value - found.low) / (found.high - found.low) * WIDTH
 
 
-def _shade(found: Histogram, value: float, keeps_above: bool) -> str:
-    x = min(max(_x(found, value), 0.0), float(WIDTH))
-    left, width = (0.0, x) if keeps_above else (x, WIDTH - x)
+def _shade(found: Histogram, cut: Threshold) -> str:
+    x = min(max(_x(found, cut.value), 0.0), float(WIDTH))
+    left, width = (0.0, x) if cut.keeps_above else (x, WIDTH - x)
     return (
-        f'<rect class="shade" x="{left:.1f}" y="{TOP}" width="{width:.1f}" height="{BASE - TOP}"/>'
+        f'<rect class="shade" data-key="{escape(cut.key)}" x="{left:.1f}" y="{TOP}" '
+        f'width="{width:.1f}" height="{BASE - TOP}"/>'
     )
 
 
-def _line(found: Histogram, value: float, text: str, y: int) -> str:
-    x = _x(found, value)
-    side = "end" if x > WIDTH * 0.6 else ""
-    shift = -4 if side else 4
+def _handle(found: Histogram, cut: Threshold, y: int) -> str:
+    """The line of a threshold with its words; the script lets it be dragged."""
+    x = _x(found, cut.value)
+    text = f"{cut.rule} {signs(cut.operator)} {number(cut.value)}"
+    side, shift = ("end", -4) if x > WIDTH * 0.6 else ("", 4)
     return (
-        f'<line class="cut" x1="{x:.1f}" x2="{x:.1f}" y1="{y - 8}" y2="{BASE}"/>'
-        f'<text class="cut {side}" x="{x + shift:.1f}" y="{y}">{escape(text)}</text>'
+        f'<g class="handle" data-key="{escape(cut.key)}" transform="translate({x:.1f} 0)">'
+        f'<rect class="hit" x="-13" y="0" width="26" height="{BASE + 10}"/>'
+        f'<line class="cut" y1="{y - 8}" y2="{BASE}"/><circle class="knob" cy="{BASE}" r="5"/>'
+        f'<text class="cut {side}" x="{shift}" y="{y}">{escape(text)}</text></g>'
     )
 
 

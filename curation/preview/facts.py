@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,16 +9,16 @@ from typing import Any
 import yaml
 
 from manifests.dataset import Dataset
+from manifests.errors import DatasetError
 from manifests.measures import MEASURES
+
+from .predicates import Node, comparisons, parse
 
 NUM_BINS = 36
 MAX_LISTED = 300
 GROUPS = ("kept", "dropped", "gated", "undecided")
 _GROUP = """CASE WHEN gate IS NOT NULL THEN 'gated' WHEN verdict = 'keep' THEN 'kept'
     WHEN verdict = 'drop' THEN 'dropped' ELSE 'undecided' END"""
-_COMPARISON = re.compile(
-    r"(?<![\w.])([a-z_]\w*(?:\.[a-z_]\w*)?)\s*(>=|<=|>|<)\s*(-?(?:\d+\.?\d*|\.\d+)(?:[eE]-?\d+)?)"
-)
 _WORST_FIRST = (
     "quarantined", "failed", "unreadable", "pending", "processed", "no_clips", "duplicate",
 )  # fmt: skip
@@ -31,23 +30,30 @@ _FACTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleText:
-    """One rule as the page names it."""
+    """One rule as the page names it; `tree` is its predicate taken apart."""
 
     name: str
     keep_when: str
     is_gate: bool
+    on_missing: str
+    tree: Node
 
     def comparisons(self) -> Iterator[tuple[str, str, float]]:
-        """(column, operator, number) of every plain comparison in the predicate."""
-        for column, operator, number in _COMPARISON.findall(self.keep_when):
-            yield column, operator, float(number)
+        """(column or expression, operator, number) of every comparison with a number."""
+        for found in comparisons(self.tree):
+            yield found.sql, found.operator, found.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Threshold:
-    """Where a rule cuts a measure; `operator` is what a kept clip fulfils."""
+    """Where a rule cuts a measure; `operator` is what a kept clip fulfils.
 
+    `key` names it in the page's address: the rule, and from its second comparison on a number.
+    """
+
+    key: str
     rule: str
+    is_gate: bool
     operator: str
     value: float
 
@@ -62,7 +68,8 @@ class Histogram:
     """Counts of one measure.
 
     Attributes:
-        name: Column, or `<score>.<column>`.
+        name: Column, `<score>.<column>`, or the expression that a rule compares.
+        sql: Its value in SQL.
         unit: What the number counts.
         description: One sentence.
         low: Left edge of the first bin.
@@ -74,6 +81,7 @@ class Histogram:
     """
 
     name: str
+    sql: str
     unit: str
     description: str
     low: float
@@ -188,37 +196,81 @@ def sample_clips(dataset: Dataset, *, num_kept: int, num_per_reason: int) -> lis
 
 def _rules(dataset: Dataset, recipe_text: str) -> tuple[RuleText, ...]:
     found = [
-        RuleText(name=gate.name, keep_when=gate.keep_when, is_gate=True)
+        RuleText(
+            name=gate.name,
+            keep_when=gate.keep_when,
+            is_gate=True,
+            on_missing=gate.on_missing,
+            tree=parse(dataset, gate.keep_when),
+        )
         for gate in dataset.settings.gates
     ]
     keep = (yaml.safe_load(recipe_text) or {}).get("keep") or {} if recipe_text else {}
     for name, rule in keep.items():
-        text = rule if isinstance(rule, str) else str(rule["keep_when"])
-        found.append(RuleText(name=name, keep_when=text, is_gate=False))
+        fields = {"keep_when": rule} if isinstance(rule, str) else rule
+        text = str(fields["keep_when"])
+        found.append(
+            RuleText(
+                name=name,
+                keep_when=text,
+                is_gate=False,
+                on_missing=fields.get("on_missing", "fail"),
+                tree=parse(dataset, text),
+            )
+        )
     return tuple(found)
+
+
+def threshold_keys(rule: RuleText, rules: Sequence[RuleText]) -> list[str]:
+    """How the page's address names the thresholds of a rule: `dark`, then `dark.2`, ..."""
+    is_taken = rule.is_gate and any(r.name == rule.name for r in rules if not r.is_gate)
+    prefix = f"gate.{rule.name}" if is_taken else rule.name
+    number = sum(1 for _ in rule.comparisons())
+    return [prefix if i == 0 else f"{prefix}.{i + 1}" for i in range(number)]
 
 
 def _histograms(dataset: Dataset, rules: Sequence[RuleText]) -> list[Histogram]:
     """One per measure; those that a rule cuts come first, in the order of the rules."""
     cuts: dict[str, list[Threshold]] = {}
     for rule in rules:
-        for column, operator, value in rule.comparisons():
-            cut = Threshold(rule=rule.name, operator=operator, value=value)
-            cuts.setdefault(column, []).append(cut)
+        for key, (sql, operator, value) in zip(
+            threshold_keys(rule, rules), rule.comparisons(), strict=True
+        ):
+            cut = Threshold(
+                key=key, rule=rule.name, is_gate=rule.is_gate, operator=operator, value=value
+            )
+            cuts.setdefault(sql, []).append(cut)
     known = set(dataset.relation("clips", verdict="all").columns)
-    named = {name: (name, m.unit, m.description) for name, m in MEASURES.items() if name in known}
-    scored = {
-        name: (name, "", f"Column {name.split('.')[1]} of the score table {name.split('.')[0]}.")
-        for name in cuts
-        if "." in name and name.split(".")[0] in dataset.scores
+    named = {
+        name: (name, m.unit, m.description)
+        for name, m in MEASURES.items()
+        if name in known and m.type != "list<int64>"
     }
-    everything = {**_FACTS, **named, **scored}
+    everything = {**_FACTS, **named}
+    for sql, found in cuts.items():
+        if sql not in everything and _is_number(dataset, sql):
+            table, _, column = sql.partition(".")
+            about = (
+                f"Column {column} of the score table {table}."
+                if table in dataset.scores
+                else f"What rule {found[0].rule} compares."
+            )
+            everything[sql] = (sql, "", about)
     order = [*(name for name in cuts if name in everything)]
     order += [name for name in everything if name not in cuts]
-    found = (
+    drawn = (
         _histogram(dataset, name, everything[name], tuple(cuts.get(name, ()))) for name in order
     )
-    return [histogram for histogram in found if histogram is not None]
+    return [histogram for histogram in drawn if histogram is not None]
+
+
+def _is_number(dataset: Dataset, sql: str) -> bool:
+    """Whether an expression of a rule can be drawn: its score table may not be there."""
+    try:
+        dataset.sql(f"SELECT CAST({sql} AS DOUBLE) FROM clips LIMIT 0")
+    except DatasetError:
+        return False
+    return True
 
 
 def _histogram(
@@ -249,6 +301,7 @@ def _histogram(
         bins[max(0, row["bin"])][GROUPS.index(row["name"])] += row["clips"]
     return Histogram(
         name=name,
+        sql=sql,
         unit=unit,
         description=description,
         low=low,

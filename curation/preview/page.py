@@ -1,10 +1,13 @@
 """`preview/index.html`: what was kept and dropped, why, and what it looks like, on one page.
 
-The page is one file that needs no network and no script: pictures are inline, charts are SVG.
+The page is one file that needs no network: pictures are inline, charts are SVG. Its one script,
+named by its digest in the page's own policy, only adds to it: without it everything is shown.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -19,15 +22,17 @@ from manifests.storage import write_atomic
 from pipeline.clips import ClipReader
 from pipeline.progress import Progress
 
-from . import charts
-from .charts import clock, length, number, plural, signs
-from .facts import MAX_LISTED, Facts, RuleText, collect, sample_clips
-from .sheets import try_strip
+from . import charts, examples
+from .charts import clock, length, plural
+from .facts import MAX_LISTED, Facts, collect, sample_clips
+from .sheets import TileMaker, measured, sheet
+from .whatif import MAX_CLIPS, clip_places, script_data, script_json
 
 NUM_KEPT = 48
 NUM_PER_REASON = 12
-MAX_PICTURE_BYTES = 7_500_000
 TEMPLATE = "template.html"
+STYLE = "page.css"
+SCRIPTS = ("decide.js", "page.js")
 
 
 def write_preview(dataset: Dataset, out: Path | None = None, *, quiet: bool = True) -> Path:
@@ -44,13 +49,55 @@ def write_preview(dataset: Dataset, out: Path | None = None, *, quiet: bool = Tr
     """
     page = Path(out) if out is not None else dataset.path / "preview" / "index.html"
     facts = collect(dataset)
+    tiles = TileMaker(
+        reader=ClipReader(dataset.path),
+        gop=dataset.settings.encode.gop,
+        places=clip_places(dataset),
+    )
+    drawn = {
+        "difference": examples.difference(dataset, tiles),
+        "clusters": examples.clusters(dataset, tiles),
+    }
     clips = sample_clips(dataset, num_kept=NUM_KEPT, num_per_reason=NUM_PER_REASON)
-    sheets = _sheets(dataset, facts, clips, quiet=quiet)
-    template = resources.files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")
-    text = Template(template).substitute(_parts(dataset, facts, sheets))
+    sheets = _sheets(tiles, facts, clips, quiet=quiet)
+    text = Template(_own(TEMPLATE)).substitute(
+        _parts(dataset, facts, sheets) | _optional(drawn) | _code(dataset, facts)
+    )
     page.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(page, text.encode("utf-8"))
     return page
+
+
+def _own(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _code(dataset: Dataset, facts: Facts) -> dict[str, str]:
+    """Style, script, the digest by which the page allows it, and the data it reads."""
+    script = f'"use strict";\n(() => {{\n{"".join(map(_own, SCRIPTS))}}})();\n'
+    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    return {
+        "style": _own(STYLE),
+        "script": script,
+        "script_digest": f"'sha256-{digest}'",
+        "data": script_json(script_data(dataset, facts)),
+    }
+
+
+def _optional(drawn: Mapping[str, str]) -> dict[str, str]:
+    """Sections that are only there when they have something to show, and their links."""
+    titles = {"difference": "Against the last decision", "clusters": "Duplicates"}
+    parts = {}
+    for name, content in drawn.items():
+        parts[name] = (
+            f'<section id="{name}" aria-labelledby="{name}-head">\n'
+            f'<h2 id="{name}-head">{titles[name]}</h2>\n{content}\n</section>'
+            if content
+            else ""
+        )
+        short = {"difference": "Changes", "clusters": "Duplicates"}[name]
+        parts[f"{name}_link"] = f'<li><a href="#{name}">{short}</a></li>' if content else ""
+    return parts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,28 +111,41 @@ class _Sheet:
 
 def _parts(dataset: Dataset, facts: Facts, sheets: Sequence[_Sheet]) -> dict[str, str]:
     root = _common_folder(row["uri"] for row in [*facts.troubles, *facts.gated])
-    kept = [sheet for sheet in sheets if sheet.reason is None]
-    dropped = [sheet for sheet in sheets if sheet.reason is not None]
+    kept = [drawn for drawn in sheets if drawn.reason is None]
+    dropped = [drawn for drawn in sheets if drawn.reason is not None]
     return {
         "title": escape(facts.name),
         "summary": _summary(facts),
         "numbers": _numbers(facts),
         "balance": _balance(facts),
-        "reasons": _reasons(facts, {sheet.reason for sheet in dropped}),
+        "reasons": _reasons(facts, {drawn.reason for drawn in dropped}),
         "fates": _fates(facts),
         "sources": _sources(facts),
         "legend": charts.legend(g for g in charts.WORDS if g in facts.groups),
-        "histograms": "".join(map(charts.histogram, facts.histograms)) or _none("No clip yet."),
-        "kept": "".join(_sheet(sheet, facts) for sheet in kept) or _none("No clip is kept."),
-        "dropped": "".join(_sheet(sheet, facts) for sheet in dropped)
+        "histograms": "".join(
+            charts.histogram(found, column) for column, found in enumerate(facts.histograms)
+        )
+        or _none("No clip yet."),
+        "kept": "".join(_section(shown, facts) for shown in kept) or _none("No clip is kept."),
+        "dropped": "".join(_section(shown, facts) for shown in dropped)
         or _none("No written clip is dropped."),
         "gated": _gated(facts, root),
         "troubles": _troubles(facts, root),
+        "sample": _sample_note(facts),
         "kept_title": "Kept" if facts.recipe is not None else "Written clips",
         "recipe": escape(facts.recipe_text) or "No decision yet.",
         "path": escape(str(dataset.path)),
         "versions": escape(", ".join(f"{k} {v}" for k, v in sorted(dataset.versions.items()))),
     }
+
+
+def _sample_note(facts: Facts) -> str:
+    total = _totals(facts)[0]
+    if total <= MAX_CLIPS:
+        return ""
+    return (
+        f" Numbers marked ≈ are estimated from an even sample of {MAX_CLIPS:,} of {total:,} clips."
+    )
 
 
 # --- numbers ----------------------------------------------------------------------------------
@@ -212,73 +272,38 @@ def _sources(facts: Facts) -> str:
 
 
 def _sheets(
-    dataset: Dataset, facts: Facts, clips: Sequence[Mapping[str, Any]], *, quiet: bool
+    tiles: TileMaker, facts: Facts, clips: Sequence[Mapping[str, Any]], *, quiet: bool
 ) -> list[_Sheet]:
-    """Tiles by reason, kept ones first; stops adding pictures at the page's limit."""
-    reader = ClipReader(dataset.path)
+    """Tiles by reason, kept ones first; at the page's limit every reason has got its share."""
     rules = {rule.name: rule for rule in facts.rules if not rule.is_gate}
-    tiles: dict[str | None, list[str]] = {}
-    num_bytes = 0
+    found: dict[str | None, list[str]] = {}
     with Progress(len(clips), "clips drawn", quiet=quiet) as progress:
-        for clip in clips:
+        for clip in sorted(clips, key=lambda clip: clip["number"]):
             progress.advance()
-            if num_bytes > MAX_PICTURE_BYTES:
+            if tiles.is_spent and clip["number"] > 1:
                 continue
-            uri, why = try_strip(reader, clip)
-            num_bytes += len(uri or "")
             reason = clip["reason"] if clip["verdict"] == "drop" else None
-            rule = rules.get(reason or "")
-            tiles.setdefault(reason, []).append(_tile(clip, uri, why, rule))
-    ordered = sorted(tiles, key=lambda reason: (reason is not None, reason or ""))
+            why = measured(clip, rules.get(reason or ""))
+            found.setdefault(reason, []).append(tiles.tile(clip, why=why))
+    ordered = sorted(found, key=lambda reason: (reason is not None, reason or ""))
     return [
-        _Sheet(reason=reason, tiles="".join(tiles[reason]), num_shown=len(tiles[reason]))
+        _Sheet(reason=reason, tiles=sheet(found[reason]), num_shown=len(found[reason]))
         for reason in ordered
     ]
 
 
-def _tile(clip: Mapping[str, Any], uri: str | None, why: str, rule: RuleText | None) -> str:
-    name = PurePosixPath(clip["uri"]).name
-    span = f"{clock(clip['start_s'])} – {clock(clip['end_s'])}"
-    alt = escape(f"Three frames of {name}, {span}")
-    picture = (
-        f'<img src="{uri}" alt="{alt}" width="436" height="108" loading="lazy" decoding="async">'
-        if uri
-        else f'<p class="broken">Cannot be shown: {escape(why)}</p>'
-    )
-    lines = [
-        f'<strong title="{escape(clip["uri"])}">{escape(name)}</strong>',
-        f"<span>{span} · {plural(clip['num_frames'], 'frame')} · {escape(clip['source'])}</span>",
-    ]
-    measured = _measured(clip, rule)
-    if measured:
-        lines.append(f'<span class="why">{escape(measured)}</span>')
-    return f'<figure class="tile">{picture}<figcaption>{"".join(lines)}</figcaption></figure>'
-
-
-def _measured(clip: Mapping[str, Any], rule: RuleText | None) -> str:
-    """The values that a dropped clip's rule looked at."""
-    parts = []
-    for column, operator, value in rule.comparisons() if rule is not None else ():
-        table, _, name = column.rpartition(".")
-        row = clip.get(table) if table else clip
-        found = (row or {}).get(name)
-        if isinstance(found, int | float):
-            parts.append(f"{column} {number(found)}, kept when {signs(operator)} {number(value)}")
-    return "; ".join(parts)
-
-
-def _sheet(sheet: _Sheet, facts: Facts) -> str:
-    if sheet.reason is None:
+def _section(shown: _Sheet, facts: Facts) -> str:
+    if shown.reason is None:
         group = "kept" if facts.recipe is not None else "undecided"
-        note = f"{sheet.num_shown:,} of {plural(_group(facts, group)[0], 'clip')}"
+        note = f"{shown.num_shown:,} of {plural(_group(facts, group)[0], 'clip')}"
         if facts.recipe is None:
             note += ", not decided yet: <code>egodojo decide</code> does that"
-        return f'<p class="note">{note}.</p><div class="sheet">{sheet.tiles}</div>'
-    name = escape(sheet.reason)
-    total = next(r["clips"] for r in facts.reasons if r["reason"] == sheet.reason)
+        return f'<p class="note">{note}.</p>{shown.tiles}'
+    name = escape(shown.reason)
+    total = next(r["clips"] for r in facts.reasons if r["reason"] == shown.reason)
     return (
-        f'<details open id="drop-{name}"><summary><h3>{name}</h3> <span>{sheet.num_shown:,} of '
-        f'{plural(total, "clip")}</span></summary><div class="sheet">{sheet.tiles}</div></details>'
+        f'<details open id="drop-{name}"><summary><h3>{name}</h3> <span>{shown.num_shown:,} of '
+        f"{plural(total, 'clip')}</span></summary>{shown.tiles}</details>"
     )
 
 

@@ -75,6 +75,9 @@ def test_each_decision_replaces_the_last_and_older_ones_stay_reachable(tmp_path:
     pins = dataset.versions
     second = decide(dataset, Recipe(name="none", keep=(rule("no", "false"),)))
     assert (first.num_kept, second.num_kept, second.num_changed) == (2, 0, 2)
+    assert first.difference is None
+    assert second.difference is not None
+    assert (second.difference.recipe, second.difference.version) == ("all", pins["decisions"])
     assert first.kept_s == pytest.approx(4.0)
     assert dataset.clips.fetchall() == []
     assert dataset.table("decisions").num_rows == 3

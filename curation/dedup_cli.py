@@ -1,0 +1,44 @@
+"""`egodojo dedup`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from manifests.cli_support import emit, output_options
+
+
+@click.command(epilog="Example: egodojo dedup DATASET --threshold 0.1")
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.option(
+    "--threshold",
+    type=float,
+    help="Largest distance of near-duplicates, 0 to 1  [default: as last time, at first 0.12]",
+)
+@click.option("--redo", is_flag=True, help="Compare all clips again, not only new ones.")
+@output_options
+def dedup(dataset: Path, threshold: float | None, redo: bool, as_json: bool, quiet: bool) -> None:
+    """Find near-duplicate clips and write scores/duplicates; decide afterwards to use them."""
+    from manifests.dataset import Dataset
+
+    from .dedup import dedup as search
+
+    summary = asdict(search(Dataset.open(dataset), max_distance=threshold, redo=redo))
+
+    def text() -> str:
+        lines = [
+            f"{summary['num_duplicates']} of {summary['num_compared']} clips are near-duplicates, "
+            f"in {summary['num_clusters']} clusters ({summary['num_new']} clips compared anew, "
+            f"threshold {summary['max_distance']:g})"
+        ]
+        num_without = summary["num_clips"] - summary["num_compared"]
+        if num_without:
+            lines.append(
+                f"  {num_without} clips were written before fingerprints existed: not compared"
+            )
+        lines.append(f"  to use it: egodojo decide {dataset} --recipe egocentric")
+        return "\n".join(lines)
+
+    emit(summary, as_json=as_json, text=text, quiet=quiet)

@@ -1,0 +1,179 @@
+"""Two more sections with pictures: clusters of duplicates, and what the last decision changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import pyarrow.compute as pc
+
+from manifests.dataset import Dataset
+from manifests.difference import Difference, last_difference
+from manifests.errors import DatasetError
+
+from . import charts
+from .charts import length, number, plural
+from .sheets import TileMaker, sheet
+
+DUPLICATES = "duplicates"
+NUM_CLUSTERS = 10
+NUM_PER_CLUSTER = 4
+NUM_CHANGED = 8
+_COLUMNS = {"clip_id", "cluster_id", "duplicate_of", "distance"}
+
+
+def clusters(dataset: Dataset, tiles: TileMaker) -> str:
+    """The largest clusters of `scores/duplicates` with pictures; empty without that table."""
+    if not has_clusters(dataset):
+        return ""
+    (total,) = dataset.sql(
+        """
+        WITH sizes AS (
+            SELECT duplicates.cluster_id AS id, count(*) AS clips,
+                count(*) FILTER (duplicates.duplicate_of IS NOT NULL) AS copies,
+                coalesce(sum(end_s - start_s) FILTER (
+                    duplicates.duplicate_of IS NOT NULL), 0.0) AS seconds
+            FROM clips WHERE duplicates.cluster_id IS NOT NULL GROUP BY 1 HAVING clips > 1
+        )
+        SELECT count(*) AS clusters, coalesce(sum(clips), 0) AS clips,
+            coalesce(sum(copies), 0) AS copies, coalesce(sum(seconds), 0.0) AS seconds FROM sizes"""
+    ).to_pylist()
+    if not total["clusters"]:
+        return '<p class="note">No clip is a duplicate of another.</p>'
+    rows: list[dict[str, Any]] = dataset.sql(
+        f"""
+        WITH members AS (
+            SELECT clip_id, uri, source, start_s, end_s, num_frames, shard, gate, verdict, reason,
+                duplicates.cluster_id AS cluster, duplicates.duplicate_of AS original,
+                duplicates.distance AS distance,
+                count(*) OVER (PARTITION BY duplicates.cluster_id) AS size,
+                row_number() OVER (PARTITION BY duplicates.cluster_id ORDER BY
+                    duplicates.duplicate_of IS NOT NULL, duplicates.distance, clip_id) AS place
+            FROM clips WHERE duplicates.cluster_id IS NOT NULL
+        ), largest AS (
+            SELECT cluster FROM members WHERE size > 1 GROUP BY cluster, size
+            ORDER BY size DESC, min(clip_id) LIMIT {NUM_CLUSTERS}
+        )
+        SELECT * FROM members WHERE cluster IN (SELECT cluster FROM largest)
+            AND place <= {NUM_PER_CLUSTER} ORDER BY size DESC, cluster, place"""
+    ).to_pylist()
+    found: dict[Any, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["cluster"], []).append(row)
+    drawn = [_cluster(members, tiles) for members in found.values() if not tiles.is_spent]
+    words = (
+        f"{plural(total['clusters'], 'cluster')} with {plural(total['clips'], 'clip')}; "
+        f"{plural(total['copies'], 'clip')} ({length(total['seconds'])}) repeat another. "
+        f"The largest {len(drawn)} are shown, the original first."
+    )
+    return f'<p class="note">{words}</p>{"".join(drawn)}'
+
+
+def has_clusters(dataset: Dataset) -> bool:
+    """Whether `scores/duplicates` is there with the columns this page reads."""
+    if DUPLICATES not in dataset.scores:
+        return False
+    return set(dataset.relation(DUPLICATES).columns) >= _COLUMNS
+
+
+def _cluster(members: Sequence[Mapping[str, Any]], tiles: TileMaker) -> str:
+    size = members[0]["size"]
+    shown = [tiles.tile(clip, why=_member_words(clip)) for clip in members]
+    more = f", {size - len(members)} more not shown" if size > len(members) else ""
+    return (
+        f"<details open><summary><h3>{plural(size, 'clip')}</h3> "
+        f"<span>that show the same{more}</span></summary>{sheet(shown)}</details>"
+    )
+
+
+def _member_words(clip: Mapping[str, Any]) -> str:
+    verdict = {"keep": "kept", "drop": f"dropped: {clip['gate'] or clip['reason']}"}
+    fate = verdict.get(clip["verdict"], "not decided")
+    if clip["original"] is None:
+        return f"original, {fate}"
+    distance = clip["distance"]
+    apart = f", distance {number(distance)}" if distance is not None else ""
+    return f"duplicate{apart}, {fate}"
+
+
+def difference(dataset: Dataset, tiles: TileMaker) -> str:
+    """What the present decision changed against the one before; empty when it was the first."""
+    found = last_difference(dataset)
+    if found is None:
+        return ""
+    new = f" {plural(found.num_new, 'clip')} decided for the first time." if found.num_new else ""
+    words = (
+        f"Against recipe <strong>{escape(found.recipe)}</strong> (version {found.version} of "
+        f"the decisions): <strong>{found.num_gained:,} gained</strong> "
+        f"({length(found.gained_s)}), <strong>{found.num_lost:,} lost</strong> "
+        f"({length(found.lost_s)}).{new}"
+    )
+    if not found.num_gained + found.num_lost:
+        return f'<p class="note">{words}</p>'
+    return f'<p class="note">{words}</p>{_rules(found)}{_changed(dataset, found, tiles)}'
+
+
+def _rules(found: Difference) -> str:
+    rows = [
+        [
+            escape(rule.rule),
+            f"{rule.num_before:,}",
+            f"{rule.num_now:,}",
+            _signed("+", rule.num_gained, rule.gained_s),
+            _signed("−", rule.num_lost, rule.lost_s),
+        ]
+        for rule in found.rules
+    ]
+    heads = ["Rule", "#Dropped before", "#Dropped now", "#Gained", "#Lost"]
+    return charts.table("What each rule changed", heads, rows)
+
+
+def _signed(sign: str, count: int, seconds: float) -> str:
+    return f"{sign}{count:,} <small>{length(seconds)}</small>" if count else "–"
+
+
+def _changed(dataset: Dataset, found: Difference, tiles: TileMaker) -> str:
+    """Pictures of clips that changed sides, when the last decision can still be read."""
+    try:
+        before = Dataset.open(dataset.path, versions={"decisions": found.version})
+        old = before.table("decisions")
+    except DatasetError:
+        return ""
+    both = dataset.table("decisions").join(
+        old, keys="clip_id", join_type="inner", right_suffix="_old"
+    )
+    changed = both.filter(pc.not_equal(both.column("verdict"), both.column("verdict_old")))
+    sections = []
+    for verdict, title, total in (
+        ("keep", "Gained", found.num_gained),
+        ("drop", "Lost", found.num_lost),
+    ):
+        rows = changed.filter(pc.equal(changed.column("verdict"), verdict)).sort_by("clip_id")
+        shown = _changed_tiles(dataset, rows.slice(0, NUM_CHANGED).to_pylist(), tiles)
+        if shown:
+            sections.append(
+                f"<details open><summary><h3>{title}</h3> <span>{len(shown)} of "
+                f"{plural(total, 'clip')}</span></summary>{sheet(shown)}</details>"
+            )
+    return "".join(sections)
+
+
+def _changed_tiles(
+    dataset: Dataset, changed: Sequence[Mapping[str, Any]], tiles: TileMaker
+) -> list[str]:
+    if not changed:
+        return []
+    listed = ", ".join(f"'{row['clip_id']}'" for row in changed)
+    clips = dataset.sql(f"SELECT * FROM clips WHERE clip_id IN ({listed})").to_pylist()
+    found = {clip["clip_id"]: clip for clip in clips}
+    return [
+        tiles.tile(
+            found[row["clip_id"]],
+            why=f"now dropped: {row['reason']}"
+            if row["verdict"] == "drop"
+            else f"was dropped: {row['reason_old']}",
+        )
+        for row in changed
+        if row["clip_id"] in found and not tiles.is_spent
+    ]

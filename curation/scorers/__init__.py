@@ -1,0 +1,1 @@
+"""Models that write `scores/<name>` later, on stored clips: what they are, how they are found."""
