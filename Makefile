@@ -3,7 +3,7 @@ PY := .venv/bin/python
 OUT ?= demo
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: setup setup-browser demo test lint format bench interop docs
+.PHONY: setup setup-browser demo test test-slow lint format bench interop docs
 
 setup:
 	@bash tools/setup.sh
@@ -15,7 +15,10 @@ demo: setup
 	@$(PY) -m manifests.cli demo --out $(OUT)
 
 test: setup
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-slow: setup
+	@$(PY) -m pytest -m slow
 
 lint: setup
 	@$(PY) -m ruff check .

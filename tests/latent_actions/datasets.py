@@ -136,4 +136,5 @@ def _row(
         "scale_ratio": 1.0,
         **facts,
     }
-    return {name: known.get(name) for name in CLIPS.names}
+    empty = {field.name: [] for field in CLIPS if pa.types.is_list(field.type)}
+    return {name: known.get(name) for name in CLIPS.names} | empty

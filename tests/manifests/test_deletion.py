@@ -227,6 +227,7 @@ def test_the_other_clips_stay_as_they_were(path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_kill_before_any_write_is_made_good_by_a_rerun(
     made: Path, tmp_path: Path, wanted: tuple[dict[str, Any], int]
 ) -> None:
