@@ -14,6 +14,7 @@ from manifests.dataset import Dataset
 from manifests.errors import EgodojoError, UsageError
 from manifests.latents import LatentReader, LatentWriter, latent_dir, list_latents
 from pipeline.clips import ClipReader
+from pipeline.file_lock import file_lock
 from pipeline.runner import Engine, run_units
 
 from .clips import ClipRef, list_clips
@@ -133,25 +134,28 @@ def extract_latents(
 
     Raises:
         EgodojoError: A shard failed; the others are written.
+        LockedError: Another process extracts latents of this model here.
     """
     job = replace(plan.job, threads=1 if engine == "ray" else None)
     done: list[ShardDone] = []
     failures: list[str] = []
-    outcomes = run_units(
-        extract_shard,
-        plan.units,
-        engine=engine,
-        setup=partial(load_worker, job),
-        num_gpus=1.0 if job.device == "cuda" and engine == "ray" else 0.0,
-        timeout_s=UNIT_TIMEOUT_S,
-    )
-    for outcome in outcomes:
-        if outcome.result is None:
-            failures.append(f"{outcome.unit.shard}: {outcome.error}")
-        else:
-            done.append(outcome.result)
-        if on_shard is not None:
-            on_shard()
+    lock = job.dataset / "runs" / f"LATENTS-{job.model_id}.lock"
+    what = f"The folder of latents {job.dataset / 'latents' / job.model_id}"
+    with file_lock(lock, what=what, hint="Wait until that extraction has ended."):
+        for outcome in run_units(
+            extract_shard,
+            plan.units,
+            engine=engine,
+            setup=partial(load_worker, job),
+            num_gpus=1.0 if job.device == "cuda" and engine == "ray" else 0.0,
+            timeout_s=UNIT_TIMEOUT_S,
+        ):
+            if outcome.result is None:
+                failures.append(f"{outcome.unit.shard}: {outcome.error}")
+            else:
+                done.append(outcome.result)
+            if on_shard is not None:
+                on_shard()
     if failures:
         raise EgodojoError(
             f"Latents of {len(failures)} of {len(plan.units)} shards were not made; the first, "

@@ -159,7 +159,7 @@ def retrieve(
     index = ActionIndex.open(folder)
     clip = _query_latents(Path(dataset_path), row, index.meta)
     window = index.window(clip, time_s, span_s=span_s)
-    condition = f"({where})"
+    condition = "true"
     if other_embodiment:
         body = clip.embodiment.replace("'", "''")
         condition += f" AND coalesce(embodiment, '') <> '{body}'"
@@ -167,7 +167,9 @@ def retrieve(
         condition += f" AND clip_id <> '{clip_id}'"
     allowed = {
         found["clip_id"]: found
-        for found in dataset.sql(f"SELECT {_FACTS} FROM kept WHERE {condition}").to_pylist()
+        for found in dataset.sql(
+            f"SELECT {_FACTS} FROM (SELECT * FROM kept WHERE {where}) WHERE {condition}"
+        ).to_pylist()
     }
     hits = index.search(index.vector(clip, window), k=k, among=allowed.keys())
     return Retrieval(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -12,7 +11,9 @@ from typing import Any
 import yaml
 
 from manifests.config import read_yaml
-from manifests.errors import ConfigError, LockedError, UsageError
+from manifests.errors import ConfigError, UsageError
+
+from ..file_lock import file_lock
 
 CONFIG_NAME = "config.resolved.yaml"
 _held: set[Path] = set()
@@ -40,19 +41,8 @@ def hold_run(folder: Path) -> Iterator[None]:
     if path in _held:
         yield
         return
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise LockedError(
-                f"Run folder {folder} is in use by {holder}.",
-                hint="Wait for it to end, or choose another --out.",
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()}\n")
-        file.flush()
+    hint = "Wait for it to end, or choose another --out."
+    with file_lock(path, what=f"Run folder {folder}", hint=hint):
         _held.add(path)
         try:
             yield

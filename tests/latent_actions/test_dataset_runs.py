@@ -140,6 +140,21 @@ def test_a_shard_done_twice_adds_nothing(tmp_path: Path, model_path: Path) -> No
     assert digests(made.path / "latents") == before
 
 
+def test_two_extractions_of_one_model_do_not_mix(tmp_path: Path, model_path: Path) -> None:
+    from manifests.errors import LockedError
+    from pipeline.file_lock import file_lock
+
+    made = make_dataset(tmp_path / "d", (20,))
+    lock = made.path / "runs" / f"LATENTS-{small_model().model_id}.lock"
+    with (
+        file_lock(lock, what="it", hint=""),
+        pytest.raises(LockedError, match=r"The folder of latents .* is in use by process \d+"),
+    ):
+        run_extract(made.path, model_path)
+    assert not list((made.path / "latents").rglob("*.f16"))
+    run_extract(made.path, model_path)
+
+
 @pytest.mark.ray
 def test_ray_gives_the_files_of_the_inline_engine(
     tmp_path: Path, model_path: Path, ray_session: None
