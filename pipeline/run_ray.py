@@ -117,7 +117,7 @@ class _Workers(Protocol):
     """Where attempts run: pooled tasks or our own actors."""
 
     def launch(self, unit: Any, attempts: int) -> _Flight: ...
-    def stop(self, flight: _Flight) -> None: ...
+    def stop(self, flight: _Flight, deadline: float) -> None: ...
     def release(self, flight: _Flight, *, is_alive: bool) -> None: ...
     def close(self) -> None: ...
 
@@ -143,8 +143,9 @@ class _Driver:
             yield from finished
 
     def close(self) -> None:
+        deadline = time.monotonic() + KILL_WAIT_S
         for flight in self.flights.values():
-            self.workers.stop(flight)
+            self.workers.stop(flight, deadline)
         self.flights.clear()
         self.workers.close()
 
@@ -191,7 +192,7 @@ class _Driver:
         raise pickle.loads(value)  # "refused": no unit can work, so the run ends
 
     def _stop_late(self, flight: _Flight) -> Outcome[Any] | None:
-        self.workers.stop(flight)
+        self.workers.stop(flight, time.monotonic() + KILL_WAIT_S)
         flight.is_stopped = True
         error = f"stopped after its time limit of {self.job.timeout_s:g} s"
         return self._lose(flight, kind="timeout", error=error)
@@ -234,9 +235,9 @@ class _Tasks:
         stream = self.call.remote(self.job, _dump(unit))
         return _Flight(unit=unit, attempts=attempts, stream=stream)
 
-    def stop(self, flight: _Flight) -> None:
+    def stop(self, flight: _Flight, deadline: float) -> None:
         ray.cancel(flight.stream, force=True)
-        _wait_for_end(flight.stream)
+        _wait_for_end(flight.stream, deadline)
 
     def release(self, flight: _Flight, *, is_alive: bool) -> None:
         """Nothing to keep."""
@@ -266,9 +267,9 @@ class _Actors:
         stream = actor.run.options(num_returns="streaming").remote(self.job, _dump(unit))
         return _Flight(unit=unit, attempts=attempts, stream=stream, actor=actor)
 
-    def stop(self, flight: _Flight) -> None:
+    def stop(self, flight: _Flight, deadline: float) -> None:
         ray.kill(flight.actor)
-        _wait_for_end(flight.stream)
+        _wait_for_end(flight.stream, deadline)
 
     def release(self, flight: _Flight, *, is_alive: bool) -> None:
         if is_alive:
@@ -286,12 +287,17 @@ def _dump(value: Any) -> bytes:
     return data
 
 
-def _wait_for_end(stream: Any) -> None:
-    """Return when a stopped attempt has really ended, so that two never write at once."""
-    deadline = time.monotonic() + KILL_WAIT_S
-    while time.monotonic() < deadline:
+def _wait_for_end(stream: Any, deadline: float) -> None:
+    """Return when a stopped attempt has really ended, so that two never write at once.
+
+    `next(stream)` alone can block for ever on an attempt that never began.
+    """
+    while (left := deadline - time.monotonic()) > 0:
+        ready, _ = ray.wait([stream], timeout=min(left, POLL_S), fetch_local=False)
+        if not ready:
+            continue
         try:
-            ray.get(next(stream), timeout=KILL_WAIT_S)
+            ray.get(next(stream), timeout=left)
         except (RayError, StopIteration, GetTimeoutError):
             return
 

@@ -171,7 +171,8 @@ def test_the_command_writes_the_page(cli: Cli, dataset: Dataset, tmp_path: Path)
     done = cli("manifest", "preview", dataset.path, "--out", tmp_path / "p.html", "--quiet")
     assert (done.exit_code, done.stdout) == (0, "")
     assert (tmp_path / "p.html").stat().st_size > 10_000
-    assert "Example: egodojo manifest preview DATASET" in cli("manifest", "preview", "-h").stdout
+    words = cli("manifest", "preview", "--help").stdout
+    assert "Example: egodojo manifest preview DATASET" in words
     done = cli("manifest", "preview", tmp_path)
     assert done.exit_code == 1
     assert "is not a dataset" in done.stderr
