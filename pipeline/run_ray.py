@@ -110,7 +110,6 @@ class _Flight:
     stream: Any
     actor: Any = None
     started_at: float | None = None
-    is_stopped: bool = False
 
 
 class _Workers(Protocol):
@@ -193,7 +192,6 @@ class _Driver:
 
     def _stop_late(self, flight: _Flight) -> Outcome[Any] | None:
         self.workers.stop(flight, time.monotonic() + KILL_WAIT_S)
-        flight.is_stopped = True
         error = f"stopped after its time limit of {self.job.timeout_s:g} s"
         return self._lose(flight, kind="timeout", error=error)
 
