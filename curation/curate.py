@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -36,6 +36,7 @@ from pipeline.runner import Engine, engine_started, run_isolated, run_units
 from .config import CurateConfig, resolve_config, split_sets
 from .dedup import dedup
 from .ingest import (
+    NOT_READ,
     UNKNOWN_EMBODIMENT,
     Inputs,
     ProbeTask,
@@ -315,48 +316,68 @@ class _Curation:
         return [uri for uri in uris if uri not in known]
 
     def _finish(self, writer: Writer) -> None:
-        videos = self._dataset.table("videos").to_pylist()
+        bodies = self._dataset.sql("SELECT DISTINCT embodiment FROM videos")["embodiment"]
         self._num_units += finish_units(
             UnitRun(
                 dataset=self._dataset,
                 writer=writer,
                 config=self._prepared.config,
                 engine=self._request.engine,
-                action_names=action_columns(videos, self._request.embodiment),
+                action_names=action_columns(bodies.to_pylist(), self._request.embodiment),
                 quiet=self._request.quiet,
             )
         )
 
     def _probe(self, uris: Sequence[str], writer: Writer) -> None:
-        """Probe new inputs and commit their rows now and then."""
+        """Probe new inputs and commit their rows now and then.
+
+        Raises:
+            EgodojoError: The storage of some failed; nothing is planned without them, since the
+                plan depends on which videos there are.
+        """
         if not uris:
             return
-        config = self._prepared.config
         waiting: list[dict[str, Any]] = []
+        not_read: list[str] = []
         last_commit = time.monotonic()
-        tasks = [
-            self._probe_task(uris[start : start + PROBES_PER_TASK])
-            for start in range(0, len(uris), PROBES_PER_TASK)
-        ]
-        with Progress(len(uris), "files probed", quiet=self._request.quiet) as progress:
-            for outcome in run_units(
-                probe_inputs,
-                tasks,
-                engine=self._request.engine,
-                slots=config.slots,
-                attempts=1,
-                timeout_s=config.timeout_s,
-            ):
-                if outcome.kind == "raised":
-                    raise EgodojoError(f"Probing failed: {outcome.error}")
-                rows = outcome.result or [self._probe_alone(uri) for uri in outcome.unit.uris]
-                waiting += rows
+        with (
+            Progress(len(uris), "files probed", quiet=self._request.quiet) as progress,
+            closing(self._probed(uris)) as batches,
+        ):
+            for rows in batches:
                 progress.advance(len(rows))
+                not_read += [row["detail"] for row in rows if row["state"] == NOT_READ]
+                waiting += [row for row in rows if row["state"] != NOT_READ]
                 is_due = time.monotonic() - last_commit >= COMMIT_EVERY_S
                 if is_due or len(waiting) >= COMMIT_EVERY_ROWS:
                     writer.append_videos(waiting)
                     waiting, last_commit = [], time.monotonic()
         writer.append_videos(waiting)
+        if not_read:
+            raise EgodojoError(
+                f"{len(not_read)} of {len(uris)} new inputs could not be probed: {not_read[0]}",
+                hint="The others are probed. Mend the storage, or take the file away, then rerun "
+                "the same command.",
+            )
+
+    def _probed(self, uris: Sequence[str]) -> Generator[list[dict[str, Any]], None, None]:
+        """Rows of `videos`, some at a time."""
+        outcomes = run_units(
+            probe_inputs,
+            (
+                self._probe_task(uris[start : start + PROBES_PER_TASK])
+                for start in range(0, len(uris), PROBES_PER_TASK)
+            ),
+            engine=self._request.engine,
+            slots=self._prepared.config.slots,
+            attempts=1,
+            timeout_s=self._prepared.config.timeout_s,
+        )
+        with closing(outcomes):
+            for outcome in outcomes:
+                if outcome.kind == "raised":
+                    raise EgodojoError(f"Probing failed: {outcome.error}")
+                yield outcome.result or [self._probe_alone(uri) for uri in outcome.unit.uris]
 
     def _probe_task(self, uris: Sequence[str]) -> ProbeTask:
         source = self._request.source or self._dataset.settings.name
@@ -379,11 +400,12 @@ class _Curation:
 
     def _plan(self, writer: Writer) -> None:
         """Plan every readable video that is in no plan row yet, in one commit."""
-        plan = self._dataset.table("plan").to_pylist()
-        planned = {part["video_id"] for row in plan for part in row["parts"]}
+        query = "SELECT DISTINCT part.video_id FROM (SELECT unnest(parts) AS part FROM plan)"
+        planned = set(self._dataset.sql(query)["video_id"].to_pylist())
         videos = select_videos(self._dataset.table("videos").to_pylist(), planned)
         by_uri = {row["uri"]: row for row in videos}
-        columns = action_columns([dict(row) for row in videos], self._request.embodiment)
+        bodies = {str(row["embodiment"]) for row in videos}
+        columns = action_columns(bodies, self._request.embodiment)
         settings = self._dataset.settings
         units = plan_units(
             videos,

@@ -18,6 +18,7 @@ from urllib.parse import unquote_to_bytes
 
 from manifests.errors import SampleError, UsageError, VideoError
 from manifests.records import video_id_of
+from pipeline.flaky import SourceError, check_source, patiently
 
 from .sources.find import SourceFinder
 from .sources.record import text_of
@@ -32,6 +33,7 @@ VIDEO_SUFFIXES = (
 """Suffixes, in any case, that make a file in a folder an input."""
 
 UNKNOWN_EMBODIMENT = "unknown"
+NOT_READ = "not_read"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +124,10 @@ def path_of(uri: str) -> Path:
 
 
 def probe_inputs(task: ProbeTask) -> list[dict[str, Any]]:
-    """Hash and probe files: one row of `videos` each, in the order given; no file raises."""
+    """Hash and probe files: one row of `videos` each, in the order given; no file raises.
+
+    A file whose storage fails again and again gives a row of the state `NOT_READ`, for no table.
+    """
     return [
         probe_input(
             uri, source=task.source, embodiment=task.embodiment, reference=task.refs.get(uri)
@@ -134,7 +139,18 @@ def probe_inputs(task: ProbeTask) -> list[dict[str, Any]]:
 def probe_input(
     uri: str, *, source: str, embodiment: str, reference: SourceRef | None = None
 ) -> dict[str, Any]:
-    """Hash and probe one file."""
+    """Hash and probe one file; see `probe_inputs`."""
+    try:
+        return patiently(lambda: _probed_row(uri, source, embodiment, reference))
+    except SourceError as error:
+        row = _empty_row(uri, source, embodiment)
+        row.update(state=NOT_READ, detail=error.message)
+        return row
+
+
+def _probed_row(
+    uri: str, source: str, embodiment: str, reference: SourceRef | None
+) -> dict[str, Any]:
     from pipeline.video import probe
 
     path = path_of(uri)
@@ -152,6 +168,7 @@ def probe_input(
     except SampleError as error:
         row.update(state="unreadable", reason=error.reason, detail=error.message)
     except OSError as error:
+        check_source(path, error)
         row.update(state="unreadable", reason="not_accessible", detail=str(error))
     return row
 

@@ -21,6 +21,7 @@ from manifests.errors import SampleError
 from manifests.recipe import gate_of
 from manifests.records import Clip, Part, UnitProblem, clip_id_of
 from manifests.settings import DatasetSettings
+from pipeline.flaky import SourceError, check_source
 from pipeline.shards import ShardWriter
 from pipeline.video import (
     ClipEncoder,
@@ -150,13 +151,15 @@ class PartWorker:
 
         Raises:
             StageError: The video failed; names the stage.
-            StorageError, MemoryError: The shard could not be written, or memory ran out.
+            StorageError, MemoryError: The shard could not be written or the video not be read
+                for reasons of the machine, or memory ran out.
         """
         try:
             return self._run()
         except Exception as error:
-            if self._stage == "shard" or isinstance(error, MemoryError):
+            if self._stage == "shard" or isinstance(error, MemoryError | SourceError):
                 raise  # the machine's fault, not the video's
+            check_source(path_of(self._part.uri), error)
             raise StageError(self._problem(error)) from error
 
     def _run(self) -> list[dict[str, Any]]:

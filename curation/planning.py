@@ -8,13 +8,38 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
+
+import pyarrow as pa
 
 from manifests.records import Part, PlannedUnit, unit_id_of
 
 Row = Mapping[str, Any]
+
+
+class VideoRows(Mapping[str, dict[str, Any]]):
+    """Rows of the table `videos` by URI, kept as columns: some hundred bytes each.
+
+    Args:
+        table: The table, one row per URI.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table.combine_chunks()
+        uris = table.column("uri").to_pylist()
+        self._place = {uri: place for place, uri in enumerate(uris)}
+
+    def __getitem__(self, uri: str) -> dict[str, Any]:
+        found: list[dict[str, Any]] = self._table.slice(self._place[uri], 1).to_pylist()
+        return found[0]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._place)
+
+    def __len__(self) -> int:
+        return len(self._place)
 
 
 def select_videos(videos: Iterable[Row], planned_ids: Collection[str]) -> list[Row]:

@@ -7,8 +7,9 @@ process of its own, those that kill it are recorded as quarantined, the others a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from manifests.dataset import Dataset
@@ -21,13 +22,14 @@ from pipeline.progress import Progress
 from pipeline.runner import Engine, run_isolated, run_units
 
 from .config import CurateConfig
-from .planning import by_declared_pixels
+from .planning import VideoRows, by_declared_pixels
 from .task import UnitResult, UnitTask
 from .work import curate_unit
 
 log = logging.getLogger(__name__)
 
 Work = Callable[[UnitTask], UnitResult]
+GIVE_UP_AFTER = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,43 +50,93 @@ def finish_units(run: UnitRun) -> int:
 
     Raises:
         EgodojoError: Units could not be finished for a reason that lies outside the videos (a
-            full disk, for instance); all others are committed, a rerun tries these again.
+            full disk, for instance); all others are committed, a rerun tries these again. After
+            `GIVE_UP_AFTER` of them in a row no further unit is begun.
     """
-    videos = {row["uri"]: row for row in run.dataset.table("videos").to_pylist()}
+    videos = VideoRows(run.dataset.table("videos"))
     pending = by_declared_pixels(run.dataset.pending_units(), videos)
-    tasks = (make_task(run, unit, videos) for unit in pending)
-    doomed: list[Outcome[UnitTask]] = []
-    raised: list[Outcome[UnitTask]] = []
     if not pending:
         return 0
-    with Progress(len(pending), "units", quiet=run.quiet) as progress:
-        for outcome in run_units(
-            run.work,
-            tasks,
-            engine=run.engine,
-            slots=run.config.slots,
-            attempts=run.config.attempts,
-            timeout_s=run.config.timeout_s,
-            num_cpus=run.config.cpus_per_unit,
-        ):
-            if outcome.kind in ("died", "timeout"):
-                doomed.append(outcome)
-                continue
-            _settle(run, outcome, raised)
-            progress.advance(note=f"{len(raised)} not finished" if raised else None)
+    progress = _Units(run=run, videos=videos, num_pending=len(pending))
+    try:
+        with Progress(len(pending), "units", quiet=run.quiet) as bar:
+            progress.work(pending, bar)
+    finally:
+        run.writer.remove_leftovers()
+    progress.check()
+    return len(pending)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Units:
+    """The units of one run on their way to the tables."""
+
+    run: UnitRun
+    videos: Mapping[str, dict[str, Any]]
+    num_pending: int
+    num_begun: int = 0
+    num_raised_in_a_row: int = 0
+    raised: list[tuple[int, str]] = field(default_factory=list)
+
+    def work(self, pending: Sequence[PlannedUnit], bar: Progress) -> None:
+        config, doomed = self.run.config, list[Outcome[UnitTask]]()
+        outcomes = run_units(
+            self.run.work,
+            self._tasks(pending),
+            engine=self.run.engine,
+            slots=config.slots,
+            attempts=config.attempts,
+            timeout_s=config.timeout_s,
+            num_cpus=config.cpus_per_unit,
+        )
+        with closing(outcomes):  # when a commit fails, attempts end before Ray does
+            for outcome in outcomes:
+                if outcome.kind in ("died", "timeout"):
+                    doomed.append(outcome)
+                    continue
+                self._settle(outcome)
+                bar.advance(note=f"{len(self.raised)} not finished" if self.raised else None)
         for outcome in doomed:
             log.warning("unit %d: %s; trying its parts", outcome.unit.unit.number, outcome.error)
-            task = quarantine(outcome.unit, timeout_s=run.config.timeout_s, work=run.work)
-            _settle(run, task, raised)
-            progress.advance()
-    if raised:
-        numbers = ", ".join(str(outcome.unit.unit.number) for outcome in raised[:5])
+            self._settle(quarantine(outcome.unit, timeout_s=config.timeout_s, work=self.run.work))
+            bar.advance()
+
+    def check(self) -> None:
+        """Raise when units are left."""
+        if not self.raised:
+            return
+        numbers = ", ".join(str(number) for number, _ in self.raised[:5])
+        num_left = self.num_pending - self.num_begun
+        left = f" {num_left} more were not begun." if num_left else ""
         raise EgodojoError(
-            f"{len(raised)} of {len(pending)} units could not be finished (unit {numbers}): "
-            f"{raised[0].error}",
+            f"{len(self.raised)} of {self.num_pending} units could not be finished "
+            f"(unit {numbers}): {self.raised[0][1]}{left}",
             hint="The others are committed. Remove the cause and rerun the same command.",
         )
-    return len(pending)
+
+    def _tasks(self, pending: Sequence[PlannedUnit]) -> Iterator[UnitTask]:
+        for unit in pending:
+            if self.num_raised_in_a_row >= GIVE_UP_AFTER:
+                return
+            self.num_begun += 1
+            yield make_task(self.run, unit, self.videos)
+
+    def _settle(self, outcome: Outcome[UnitTask]) -> None:
+        number = outcome.unit.unit.number
+        if outcome.result is None:
+            log.error("unit %d: %s", number, outcome.error)
+            log.info("unit %d: raised by\n%s", number, outcome.traceback)
+            self.raised.append((number, outcome.error or "it gave no result"))
+            self.num_raised_in_a_row += 1
+            return
+        self.num_raised_in_a_row = 0
+        for problem in outcome.result.unit["problems"]:
+            level = logging.INFO if problem["stage"] in NOTE_STAGES else logging.WARNING
+            log.log(level, "unit %d: %s: %s", number, problem["stage"], problem["error"])
+        for text in outcome.result.tracebacks:
+            log.info("unit %d: a part failed\n%s", number, text)
+        self.run.writer.commit_units([(outcome.result.unit, outcome.result.clips)])
+        log.info("unit %d: %d clips in %.1f s", number, len(outcome.result.clips), outcome.seconds)
 
 
 def make_task(run: UnitRun, unit: PlannedUnit, videos: Mapping[str, dict[str, Any]]) -> UnitTask:
@@ -118,39 +170,18 @@ def quarantine(task: UnitTask, *, timeout_s: float, work: Work = curate_unit) ->
     return Outcome(unit=task, result=work(replace(task, dead_parts=dead)))
 
 
-def action_columns(videos: list[dict[str, Any]], given: str | None) -> dict[str, tuple[str, ...]]:
-    """Action columns of every embodiment in `videos`; `given` may be a YAML file of one's own."""
-    names = {str(row["embodiment"]) for row in videos}
+def action_columns(names: Collection[str], given: str | None) -> dict[str, tuple[str, ...]]:
+    """Action columns of the embodiments named; `given` may be a YAML file of one's own."""
     columns: dict[str, tuple[str, ...]] = {}
     if given is not None:
         body = load_embodiment(given)
         columns[body.name] = body.action_names
-    for name in sorted(names - set(columns)):
+    for name in sorted(set(names) - set(columns)):
         try:
             columns[name] = load_embodiment(name).action_names
         except ConfigError:
             log.info("no action columns are known for the embodiment %r", name)
     return columns
-
-
-def _settle(
-    run: UnitRun,
-    outcome: Outcome[UnitTask],
-    raised: list[Outcome[UnitTask]],
-) -> None:
-    number = outcome.unit.unit.number
-    if outcome.result is None:
-        log.error("unit %d: %s", number, outcome.error)
-        log.info("unit %d: raised by\n%s", number, outcome.traceback)
-        raised.append(outcome)
-        return
-    for problem in outcome.result.unit["problems"]:
-        level = logging.INFO if problem["stage"] in NOTE_STAGES else logging.WARNING
-        log.log(level, "unit %d: %s: %s", number, problem["stage"], problem["error"])
-    for text in outcome.result.tracebacks:
-        log.info("unit %d: a part failed\n%s", number, text)
-    run.writer.commit_units([(outcome.result.unit, outcome.result.clips)])
-    log.info("unit %d: %d clips in %.1f s", number, len(outcome.result.clips), outcome.seconds)
 
 
 def _dead(task: UnitTask, position: int, error: str | None) -> UnitProblem:

@@ -6,12 +6,14 @@ is recorded and the rest of its unit goes on without it.
 
 from __future__ import annotations
 
+import secrets
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from manifests.records import WORKER_DIED_STAGE, UnitProblem
+from pipeline.flaky import patiently
 
 from .part import PartWorker, Sink, StageError
 from .task import UnitResult, UnitTask
@@ -21,16 +23,17 @@ def curate_unit(task: UnitTask) -> UnitResult:
     """Work on a unit: decode, cut, measure and encode each part; write the shard; return the rows.
 
     When a part fails, what was written so far is thrown away and the unit starts again without
-    it: a shard holds the clips of whole parts only.
+    it: a shard holds the clips of whole parts only. So it does, after a while, when a video's
+    storage fails.
 
     Raises:
-        StorageError, OSError: The shard cannot be written, for instance on a full disk. The unit
-            stays pending.
+        StorageError, OSError: The shard cannot be written, for instance on a full disk, or the
+            storage of a video fails for long. The unit stays pending.
     """
     problems = dict(task.dead_parts)
     tracebacks: list[str] = []
     while True:
-        result = _attempt(task, problems, tracebacks)
+        result = patiently(lambda: _attempt(task, problems, tracebacks))
         if result is not None:
             return result
 
@@ -96,4 +99,6 @@ def _unit_row(
 
 def _sink(task: UnitTask) -> Sink:
     path = Path(task.shards_dir) / f"{task.unit.shard}.tar" if task.writes_shard else None
-    return Sink(path, name=task.unit.shard, token=task.token)
+    # A lost attempt may still be writing somewhere: no two may share a temporary file.
+    token = f"{task.token}{secrets.token_hex(4)}"
+    return Sink(path, name=task.unit.shard, token=token)

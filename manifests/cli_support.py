@@ -6,8 +6,12 @@ import errno
 import importlib
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -122,8 +126,10 @@ def console(quiet: bool = False) -> Console:
 
 def run(command: click.Command, args: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code; user errors become one sentence and a hint."""
+    ended_by: list[int] = []
     try:
-        result = command.main(args=args, prog_name="egodojo", standalone_mode=False)
+        with _ended_in_order(ended_by):
+            result = command.main(args=args, prog_name="egodojo", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except EgodojoError as error:
         click.echo(f"egodojo: {error.message}", err=True)
@@ -136,8 +142,9 @@ def run(command: click.Command, args: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("egodojo: interrupted; rerun the same command to go on.", err=True)
-        return EXIT_INTERRUPTED
+        how = f"ended by {signal.Signals(ended_by[0]).name}" if ended_by else "interrupted"
+        click.echo(f"egodojo: {how}; rerun the same command to go on.", err=True)
+        return 128 + ended_by[0] if ended_by else EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
@@ -148,3 +155,27 @@ def run(command: click.Command, args: Sequence[str] | None = None) -> int:
         click.echo(f"egodojo: {where}{error.strerror}.", err=True)
         click.echo(f"  hint: {_MACHINE_HINT}", err=True)
         return EXIT_FAILED
+
+
+@contextmanager
+def _ended_in_order(ended_by: list[int]) -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end a command the way Ctrl-C does: locks and workers are let go.
+
+    Args:
+        ended_by: Gets the number of the signal that came.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        ended_by.append(number)
+        raise KeyboardInterrupt
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP: let it be so
+                before[number] = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

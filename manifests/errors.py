@@ -1,7 +1,8 @@
 """Every error a user can cause, with the exit code it ends the command with.
 
 Codes: 0 done, 1 failed, 2 bad usage or configuration, 3 finished over the failure budget,
-130 interrupted. Anything that is not an `EgodojoError` is our own mistake and keeps its traceback.
+130 interrupted, 143 ended by SIGTERM, 129 by SIGHUP. Anything that is not an `EgodojoError` is our
+own mistake and keeps its traceback.
 """
 
 from __future__ import annotations

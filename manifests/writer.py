@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .lock import Lock
 
 _log = logging.getLogger(__name__)
+_SHARD = re.compile(r"(clips-[0-9]+)(?:\.tar|\.idx\.parquet)\Z")
 _TEMPORARY = re.compile(r".+\.tmp-([0-9a-f]+)\Z")
 
 Row = Mapping[str, Any]
@@ -51,8 +52,8 @@ class Writer:
     def recover(self) -> None:
         """Make good what a killed writer left.
 
-        Clips without a unit and other tokens' temporary files are removed, an unfinished deletion
-        is finished.
+        Clips without a unit, other tokens' temporary files and shards that no unit names are
+        removed, an unfinished deletion is finished.
         """
         self._planned = set(self._ids("plan"))
         self._finished = set(self._ids("units"))
@@ -61,13 +62,14 @@ class Writer:
             _log.info("removing clips of %d units that were not committed", len(orphans))
             with self.commit("clips") as table:
                 tables.delete(table, "unit_id", orphans)
-        for folder in (self._dataset.path, self._dataset.path / "shards"):
-            for file in folder.iterdir():
-                found = _TEMPORARY.match(file.name)
-                if found and found[1] != self.token:
-                    file.unlink(missing_ok=True)
+        self._remove_temporary(lambda token: not token.startswith(self.token))
         if journal_path(self._dataset.path).is_file():
             self.finished_deletion = finish_deletion(self._dataset, self)
+        self._remove_unnamed_shards()  # a deletion under way has some of its own
+
+    def remove_leftovers(self) -> None:
+        """Remove temporary files of attempts of this run that were killed; none may be at work."""
+        self._remove_temporary(lambda token: token.startswith(self.token))
 
     def append_videos(self, videos: Sequence[Row] | pa.Table) -> None:
         """Append rows of `videos`, in one commit."""
@@ -136,6 +138,27 @@ class Writer:
             raise
         finally:
             self._dataset._con = None
+
+    def _remove_temporary(self, is_dead: Callable[[str], bool]) -> None:
+        for folder in (self._dataset.path, self._dataset.path / "shards"):
+            for file in folder.iterdir():
+                found = _TEMPORARY.match(file.name)
+                if found and is_dead(found[1]):
+                    file.unlink(missing_ok=True)
+
+    def _remove_unnamed_shards(self) -> None:
+        """Remove shards that were finished, but whose unit was never committed.
+
+        The rerun of a unit gives the same bytes again, unless its video is gone or was mended
+        meanwhile: then nothing would ever replace or name what is there.
+        """
+        query = "SELECT shard FROM units WHERE shard IS NOT NULL"
+        named = set(self._dataset.sql(query).column("shard").to_pylist())
+        for file in (self._dataset.path / "shards").iterdir():
+            found = _SHARD.match(file.name)
+            if found and found[1] not in named:
+                _log.info("removing %s, which no unit names", file.name)
+                file.unlink(missing_ok=True)
 
     def _orphans(self) -> list[str]:
         query = "SELECT DISTINCT unit_id FROM _clips ANTI JOIN units USING (unit_id) ORDER BY 1"

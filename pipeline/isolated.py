@@ -71,6 +71,7 @@ def run_isolated(
 def child_main(answer: str, parent_pid: int) -> None:
     """Entry of the child: read the unit from stdin, leave the pickled attempt at `answer`."""
     _die_with(parent_pid)
+    _die_first()
     work, unit = pickle.load(sys.stdin.buffer)
     found = attempt(partial(work, unit))
     try:
@@ -122,6 +123,14 @@ def _die_with(parent_pid: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
         os._exit(1)
+
+
+def _die_first() -> None:
+    """Let Linux, when memory is short, end this process before any other."""
+    try:
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    except OSError:
+        pass  # another system, or one that does not allow it
 
 
 def _cause(status: int) -> str:

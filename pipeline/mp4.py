@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from manifests.errors import VideoError
 
+from .flaky import check_source
+
 _FIRST_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"})
 
 
@@ -173,7 +175,12 @@ def _time_scale(data: bytes, start: int, end: int) -> int:
 
 
 def open_error(path: Path | str, error: Exception) -> VideoError:
-    """Say in one sentence why a file could not be opened as a video."""
+    """Say in one sentence why a file could not be opened as a video.
+
+    Raises:
+        SourceError: It is the storage's fault.
+    """
+    check_source(path, error)
     words = getattr(error, "strerror", None) or str(error)
     if isinstance(error, FileNotFoundError):
         return VideoError(f"{path} does not exist", reason="missing")

@@ -25,8 +25,8 @@ class Outcome(Generic[Unit]):
         unit: The unit as it was handed in.
         result: What the work function returned; None unless `kind` is `ok`.
         error: One line saying what went wrong; None when `kind` is `ok`.
-        kind: `ok`; `raised` (an exception: never tried again); `died` (the process was lost);
-            `timeout` (stopped at its time limit).
+        kind: `ok`; `raised` (an exception: never tried again); `died` (the process was lost, or
+            memory ran out in it); `timeout` (stopped at its time limit).
         attempts: How often it was started, 1 for most.
         seconds: Wall time of the last attempt.
         traceback: Where an exception was raised, for the log; None otherwise.
@@ -43,10 +43,11 @@ class Outcome(Generic[Unit]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One call of a work function, in the shape that crosses a process."""
+    """One call of a work function, in the shape that crosses a process; fields as in `Outcome`."""
 
     result: Any = None
     error: str | None = None
+    kind: Kind = "ok"
     seconds: float = 0.0
     traceback: str | None = None
 
@@ -56,7 +57,7 @@ class Attempt:
             unit=unit,
             result=self.result,
             error=self.error,
-            kind="ok" if self.error is None else "raised",
+            kind=self.kind,
             attempts=attempts,
             seconds=self.seconds,
             traceback=self.traceback,
@@ -64,13 +65,18 @@ class Attempt:
 
 
 def attempt(call: Callable[[], Any]) -> Attempt:
-    """Call a work function once; an exception becomes a record, Ctrl-C still passes through."""
+    """Call a work function once; an exception becomes a record, Ctrl-C still passes through.
+
+    A unit that memory does not suffice for counts as one that kills its process: whether it gets
+    an exception or a signal is a matter of chance.
+    """
     started = time.perf_counter()
     try:
         result = call()
     except (Exception, SystemExit) as error:
         return Attempt(
             error=describe(error),
+            kind="died" if isinstance(error, MemoryError) else "raised",
             seconds=time.perf_counter() - started,
             traceback="".join(traceback.format_exception(error)),
         )

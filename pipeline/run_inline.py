@@ -5,7 +5,7 @@ There is no time limit and no protection here: a unit that kills its process kil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from .outcome import Outcome, Unit, attempt
 
 def run_inline(
     work: Callable[..., Any], units: Iterable[Unit], *, setup: Callable[[], Any] | None = None
-) -> Iterator[Outcome[Unit]]:
+) -> Generator[Outcome[Unit], None, None]:
     """Yield the outcome of each unit in the order given; `setup` runs once, before the first."""
     bound: Callable[..., Any] | None = None
     for unit in units:

@@ -11,12 +11,14 @@ import logging
 import os
 import pickle
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,6 +46,7 @@ CONNECT_TIMEOUT_S = 5.0
 STALE_FOLDER_S = 120.0  # a killed driver's Ray needs some ten seconds to notice
 KILL_WAIT_S = 20.0
 NO_START_WARNING_S = 30.0
+COUNT_SLOTS_EVERY_S = 10.0
 # An overloaded machine is slow, not dead: without this Ray gives up its only node, and the driver
 # with it, when a busy laptop does not answer for a minute.
 PATIENT = {"health_check_timeout_ms": 60_000, "health_check_failure_threshold": 10}
@@ -86,12 +89,11 @@ def ray_started(*, num_cpus: int | None = None) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def run_on_ray(job: RayJob, units: Iterable[Unit]) -> Iterator[Outcome[Unit]]:
+def run_on_ray(job: RayJob, units: Iterable[Unit]) -> Generator[Outcome[Unit], None, None]:
     """Yield outcomes as units finish; leaving early stops whatever is in flight."""
     with ray_started():
-        slots = job.slots or _slots(job)
         workers: _Workers = _Actors(job) if job.setup is not None else _Tasks(job)
-        driver = _Driver(job=job, workers=workers, slots=slots, queue=iter(units))
+        driver = _Driver(job=job, workers=workers, slots=_slots(job), queue=iter(units))
         try:
             yield from driver.outcomes()
         finally:
@@ -123,7 +125,10 @@ class _Workers(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class _Driver:
-    """Keeps `slots` attempts in flight, ends those past their limit, counts the rest."""
+    """Keeps `slots` attempts in flight, ends those past their limit, counts the rest.
+
+    Nodes may come and go: how many attempts the cluster holds is asked again now and then.
+    """
 
     job: RayJob
     workers: _Workers
@@ -131,8 +136,8 @@ class _Driver:
     queue: Iterator[Any]
     retries: deque[tuple[Any, int]] = field(default_factory=deque)
     flights: dict[Any, _Flight] = field(default_factory=dict)
-    has_started: bool = False
     waiting_since: float = field(default_factory=time.monotonic)
+    counted_at: float = field(default_factory=time.monotonic)
 
     def outcomes(self) -> Iterator[Outcome[Any]]:
         self._fill()
@@ -149,6 +154,7 @@ class _Driver:
         self.workers.close()
 
     def _fill(self) -> None:
+        self._count_slots()
         while len(self.flights) < self.slots:
             if self.retries:
                 unit, attempts = self.retries.popleft()
@@ -160,6 +166,13 @@ class _Driver:
             flight = self.workers.launch(unit, attempts + 1)
             self.flights[flight.stream] = flight
 
+    def _count_slots(self) -> None:
+        if time.monotonic() - self.counted_at < COUNT_SLOTS_EVERY_S:
+            return
+        with suppress(UsageError):  # no node is large enough just now: one may come back
+            self.slots = _slots(self.job)
+        self.counted_at = time.monotonic()
+
     def _step(self) -> list[Outcome[Any]]:
         """Wait a little for news, then look at every attempt that has some or is late."""
         ready, _ = ray.wait(list(self.flights), num_returns=1, timeout=POLL_S, fetch_local=False)
@@ -168,7 +181,9 @@ class _Driver:
         for flight in list(self.flights.values()):
             if flight.started_at is not None and now - flight.started_at > self.job.timeout_s:
                 found.append(self._stop_late(flight))
-        if not self.has_started and now - self.waiting_since > NO_START_WARNING_S:
+        if any(flight.started_at is not None for flight in self.flights.values()):
+            self.waiting_since = now
+        elif now - self.waiting_since > NO_START_WARNING_S:
             log.warning("Still waiting for free CPUs on the Ray cluster.")
             self.waiting_since = now
         return [outcome for outcome in found if outcome is not None]
@@ -178,13 +193,15 @@ class _Driver:
         try:
             word, value = ray.get(next(flight.stream))
         except RayTaskError as error:  # the answer could not be sent, for instance
-            return self._finish(flight, Attempt(error=describe(error.cause)))
+            return self._finish(flight, Attempt(error=describe(error.cause), kind="raised"))
         except (RayError, StopIteration) as error:
             return self._lose(flight, kind="died", error=_why_died(error))
         if word == "started":
-            flight.started_at, self.has_started = time.monotonic(), True
+            flight.started_at = time.monotonic()
             return None
         if word == "answer":
+            if value.kind == "died":
+                return self._lose(flight, kind="died", error=value.error, is_alive=True)
             return self._finish(flight, value)
         if word == "foreign":
             raise EgodojoError(value, hint="Install the same egodojo on every node, then rerun.")
@@ -200,10 +217,12 @@ class _Driver:
         self.workers.release(flight, is_alive=True)
         return answer.outcome(flight.unit, flight.attempts)
 
-    def _lose(self, flight: _Flight, *, kind: Any, error: str) -> Outcome[Any] | None:
+    def _lose(
+        self, flight: _Flight, *, kind: Any, error: str, is_alive: bool = False
+    ) -> Outcome[Any] | None:
         """The attempt is gone: try the unit again, or give it back when its attempts are spent."""
         del self.flights[flight.stream]
-        self.workers.release(flight, is_alive=False)
+        self.workers.release(flight, is_alive=is_alive)
         if flight.attempts < self.job.attempts:
             log.info("attempt %d of a unit: %s; trying again", flight.attempts, error)
             self.retries.append((flight.unit, flight.attempts))
@@ -324,7 +343,7 @@ def _connect(address: str, *, folder: str | None, num_cpus: int | None) -> None:
     else:
         _check_address(address)
     try:
-        with _silent_listener():
+        with _silent_listener(), _own_sigterm():
             ray.init(**options)
     except (OSError, RuntimeError, ValueError, RayError) as error:
         where = "on this machine" if address == "local" else f"at RAY_ADDRESS={address}"
@@ -380,6 +399,17 @@ def _silent_listener() -> Iterator[None]:
         module.listen_error_messages = loud  # type: ignore[attr-defined]
 
 
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep our handler of SIGTERM, in the place of which a driver's Ray puts its own."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
 def _session_folder() -> str:
     """A new folder with a short path (Ray's sockets lie in it and have at most 107 characters).
 
@@ -398,7 +428,7 @@ def _session_folder() -> str:
 
 
 def _slots(job: RayJob) -> int:
-    """How many units the cluster holds at once.
+    """How many units are worked on at once: as asked for, else what the cluster holds.
 
     Raises:
         UsageError: Not a single node is large enough; Ray would wait for ever.
@@ -422,4 +452,4 @@ def _slots(job: RayJob) -> int:
         else available_cpus()
         for node in nodes
     ]
-    return max(1, sum(held))
+    return job.slots or max(1, sum(held))

@@ -8,7 +8,7 @@ past its limit is tried again, then handed back for `run_isolated`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -42,7 +42,7 @@ def run_units(
     num_cpus: float = 1.0,
     num_gpus: float = 0.0,
     setup: Callable[[], Any] | None = None,
-) -> Iterator[Outcome[Unit]]:
+) -> Generator[Outcome[Unit], None, None]:
     """Yield one outcome per unit, as units finish; they are handed out in the order given.
 
     Args:

@@ -15,7 +15,11 @@ def double(unit: int) -> int:
 
 
 def misbehave(unit: str) -> str:
-    """Do what the unit says: `raise`, `exit`, `sigkill`, `segv`, `hang`, `spin` or come back."""
+    """Do what the unit says.
+
+    `raise`, `exit`, `sigkill`, `segv`, `memory` (ask for more than there is), `hang`, `spin`;
+    anything else comes back.
+    """
     if unit == "raise":
         raise ValueError("a deliberate error")
     if unit == "exit":
@@ -24,6 +28,8 @@ def misbehave(unit: str) -> str:
         os.kill(os.getpid(), signal.SIGKILL)
     if unit == "segv":
         os.kill(os.getpid(), signal.SIGSEGV)
+    if unit == "memory":
+        bytearray(2**62)
     if unit == "hang":
         time.sleep(3600)
     if unit == "spin":  # holds the interpreter lock in C code

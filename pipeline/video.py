@@ -33,6 +33,7 @@ from manifests.errors import SampleError, VideoError
 from manifests.settings import EncodeSettings
 
 from .clip_profile import ENCODER_DEFAULTS, ClipClock, x264_options
+from .flaky import check_source
 from .frames import DecodedFrame, DecodeReport, FrameStream, check_for_decord
 from .geometry import crop_planes
 from .mp4 import Mp4Index, index_mp4, open_error
@@ -385,6 +386,7 @@ def _read_packets(
                     pos=packet.pos, is_key=packet.is_keyframe, is_discarded=packet.is_discard,
                 )  # fmt: skip
     except FFmpegError as error:
+        check_source(container.name, error)
         demux_error = error.strerror or str(error)
     return log.table(), first, demux_error, decode_error
 
@@ -410,10 +412,7 @@ def _pyav_frames(
 def _packets_from(
     path: Path | str, facts: VideoProbe, start_tick: int | None, stack: contextlib.ExitStack
 ) -> Iterator[Packet[Any]]:
-    """Yield packets from the last keyframe at or before a tick, or from the file's start.
-
-    A seek counts only when the first packet it gives is that keyframe.
-    """
+    """Yield packets from the last keyframe at or before a tick (checked), or from the start."""
     container = stack.enter_context(_open(path))
     stream = _video_stream(container, path)
     table, key = facts.packets, 0
@@ -437,7 +436,8 @@ def _until_unreadable(packets: Iterable[Packet[Any]], stream: VideoStream) -> It
     """Yield packets until the file ends or breaks off, then the one that flushes the decoder."""
     try:
         yield from packets
-    except FFmpegError:
+    except FFmpegError as error:
+        check_source(stream.container.name, error)
         flush: Packet[Any] = Packet()
         flush.stream = stream
         yield flush

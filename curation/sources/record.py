@@ -13,6 +13,7 @@ from typing import Any
 
 from manifests.config import canonical_json
 from manifests.errors import SampleError
+from pipeline.flaky import check_source
 
 from ..sidecars import (
     Actions,
@@ -70,7 +71,8 @@ def record_digests(video: Mapping[str, Any], path: Path, action_names: Sequence[
         if ref is None:
             return digests
         spans, actions = _from_layout(ref, video["uri"], action_names)
-    except (SampleError, OSError):  # the work on this video will say why
+    except (SampleError, OSError) as error:  # the work on this video will say why
+        check_source(path, error)
         return []
     seen = hashlib.sha256()
     rows = [[span.start_s, span.end_s, span.text] for span in spans or ()]

@@ -36,6 +36,13 @@ def deadly(task: UnitTask) -> UnitResult:
     return curate_unit(task)
 
 
+def very_full_disk(task: UnitTask) -> UnitResult:
+    """Can write no shard but that of the first unit."""
+    if task.unit.number > 0:
+        raise OSError(28, "No space left on device")
+    return curate_unit(task)
+
+
 def full_disk(task: UnitTask) -> UnitResult:
     """Cannot write the shard of the second unit."""
     if task.unit.number == 1:
@@ -171,3 +178,31 @@ def test_a_file_that_changed_or_vanished_after_the_plan_fails_alone(tmp_path: Pa
         "b.mp4": ("failed", "open"),
         "c.mp4": ("processed", None),
     }
+
+
+def test_no_more_units_are_begun_when_none_can_be_written(tmp_path: Path) -> None:
+    names = [f"{letter}.mp4" for letter in "abcdefg"]
+    dataset, prepared = planned(tmp_path, names, unit_len_s=1)
+    with dataset.writer("test") as writer:
+        fill_plan(dataset, writer, prepared.inputs.uris)
+        with pytest.raises(EgodojoError, match=r"3 of 7 units .*No space left.* 3 more were not"):
+            finish_units(unit_run(dataset, writer, work=very_full_disk))
+    assert len(dataset.pending_units()) == 6
+
+
+def test_what_a_lost_attempt_left_is_removed(tmp_path: Path) -> None:
+    dataset, prepared = planned(tmp_path, ["a.mp4", "b.mp4"], unit_len_s=1)
+    shards = tmp_path / "ds" / "shards"
+    with dataset.writer("test") as writer:
+        fill_plan(dataset, writer, prepared.inputs.uris)
+        mine = shards / f"clips-000000.tar.tmp-{writer.token}0123abcd"
+        mine.write_bytes(b"half")
+        assert finish_units(unit_run(dataset, writer)) == 2
+        assert not mine.exists()
+    wanted = {file.name for file in shards.iterdir()}
+    for name in ("clips-000007.tar", "clips-000007.idx.parquet", "clips-000001.tar.tmp-0123abcd"):
+        (shards / name).write_bytes(b"left by a driver that was killed")
+    (shards / "notes.txt").write_text("not ours")
+    with dataset.writer("test"):
+        pass
+    assert {file.name for file in shards.iterdir()} == {*wanted, "notes.txt"}

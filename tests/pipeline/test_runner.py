@@ -142,3 +142,10 @@ def test_a_worker_with_other_code_says_so_before_it_imports_any(tmp_path: Path) 
     assert word == "foreign"
     assert "has other egodojo code at" in sentence
     assert str(tmp_path) in sentence
+
+
+def test_memory_that_runs_out_counts_as_a_death(tmp_path: Path) -> None:
+    (outcome,) = run_units(testing_work.misbehave, ["memory"], engine="inline")
+    assert outcome.kind == "died"
+    assert (outcome.error or "").startswith("MemoryError")
+    assert run_isolated(testing_work.misbehave, "memory").kind == "died"

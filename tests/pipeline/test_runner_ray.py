@@ -30,7 +30,7 @@ def test_ray_gives_what_inline_gives() -> None:
 
 
 def test_units_that_kill_or_block_their_worker_end_alone() -> None:
-    units = ["a", "sigkill", "hang", "segv", "b", "exit", "raise", "c"]
+    units = ["a", "sigkill", "hang", "segv", "b", "exit", "memory", "raise", "c"]
     found = {o.unit: o for o in run_units(testing_work.misbehave, units, timeout_s=2)}
     kinds = {unit: (outcome.kind, outcome.attempts) for unit, outcome in found.items()}
     assert kinds == {
@@ -41,6 +41,7 @@ def test_units_that_kill_or_block_their_worker_end_alone() -> None:
         "sigkill": ("died", 2),
         "segv": ("died", 2),
         "exit": ("died", 2),
+        "memory": ("died", 2),
         "hang": ("timeout", 2),
     }
     assert found["hang"].error == "stopped after its time limit of 2 s"
