@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
+from manifests.errors import EgodojoError
+
 Unit = TypeVar("Unit")
 Kind = Literal["ok", "raised", "died", "timeout"]
 MAX_ERROR_CHARS = 2000
@@ -84,8 +86,10 @@ def attempt(call: Callable[[], Any]) -> Attempt:
 
 
 def describe(error: BaseException) -> str:
-    """An exception as one line: its type, its message and the notes added on the way."""
+    """An exception as one line: its type (unless it is a sentence of ours), message and notes."""
     words = [str(error), *getattr(error, "__notes__", [])]
     text = " ".join(" ".join(words).split())
     line = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if text and isinstance(error, EgodojoError):
+        line = text
     return line if len(line) <= MAX_ERROR_CHARS else line[: MAX_ERROR_CHARS - 1] + "…"

@@ -44,7 +44,7 @@ OBJECT_STORE_BYTES = 128 * 2**20  # units and rows only; frames never go through
 POLL_S = 0.5
 CONNECT_TIMEOUT_S = 5.0
 STALE_FOLDER_S = 120.0  # a killed driver's Ray needs some ten seconds to notice
-KILL_WAIT_S = 20.0
+KILL_WAIT_S = 5.0  # an attempt that outlives it does no harm: it shares no file with another
 NO_START_WARNING_S = 30.0
 COUNT_SLOTS_EVERY_S = 10.0
 # An overloaded machine is slow, not dead: without this Ray gives up its only node, and the driver

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 import pickle
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -123,3 +126,23 @@ def test_what_the_machine_refuses_is_one_sentence(capsys: pytest.CaptureFixture[
 
     with pytest.raises(FileNotFoundError):
         run(ours, [])
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_ends_a_command_in_order(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    number = signal.Signals[name]
+    tidied: list[str] = []
+
+    @click.command()
+    def wait() -> None:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        finally:
+            tidied.append(name)
+
+    before = signal.getsignal(number)
+    assert run(wait, []) == 128 + number
+    assert tidied == [name]
+    assert f"egodojo: ended by {name}; rerun the same command" in capsys.readouterr().err
+    assert signal.getsignal(number) is before

@@ -94,7 +94,7 @@ def test_impossible_arguments_are_refused_before_any_work(
 def test_an_error_becomes_one_line_with_its_notes() -> None:
     error = SampleError("The file\n is bad.", reason="bad")
     error.add_note("stage decode, shard 7")
-    assert describe(error) == "SampleError: The file is bad. stage decode, shard 7"
+    assert describe(error) == "The file is bad. stage decode, shard 7"
     assert len(describe(ValueError("x" * 9999))) == MAX_ERROR_CHARS
     assert describe(ValueError()) == "ValueError"
 

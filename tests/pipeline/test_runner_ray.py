@@ -158,5 +158,5 @@ def test_ctrl_c_stops_cleanly_and_ray_writes_nothing_into_our_output() -> None:
     assert stderr.rstrip().endswith("KeyboardInterrupt")
     assert "(raylet)" not in stderr
     assert child.returncode != 0
-    assert time.perf_counter() - started < 45
+    assert time.perf_counter() - started < 20
     assert not list(Path("/tmp").glob(f"ej-{child.pid}-*"))
