@@ -1,4 +1,4 @@
-"""The commands `egodojo latents train|extract` and `egodojo index build|query`."""
+"""The commands `egodojo latents train|extract|import|export` and `egodojo index build|query`."""
 
 from __future__ import annotations
 
@@ -152,6 +152,46 @@ def extract(
             f"{clip_id}: {why}",
             hint=f"Run: egodojo manifest validate {dataset}",
         )
+
+
+@latents.command(
+    name="import", epilog="Example: egodojo latents import LAM_400k.ckpt --out models/lam"
+)
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="New model folder.")
+@click.option("--name", default="lam", show_default=True, help="Start of the model id.")
+@click.option("--encoder-only", is_flag=True, help="Leave out the decoder: all extraction needs.")
+@output_options
+def import_command(
+    checkpoint: Path, out: Path, name: str, encoder_only: bool, as_json: bool, quiet: bool
+) -> None:
+    """Make a model folder of a checkpoint in the published layout; every key is checked."""
+    from .exchange import import_weights
+
+    result = import_weights(checkpoint, out, name=name, encoder_only=encoder_only)
+    _say_exchanged(result, as_json=as_json, quiet=quiet)
+
+
+@latents.command(epilog="Example: egodojo latents export models/lam --out lam.ckpt")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="New file.")
+@output_options
+def export(model: Path, out: Path, as_json: bool, quiet: bool) -> None:
+    """Write a model folder's weights as a .ckpt or .safetensors file in the published layout."""
+    from .exchange import export_weights
+
+    _say_exchanged(export_weights(model, out), as_json=as_json, quiet=quiet)
+
+
+def _say_exchanged(result: Any, *, as_json: bool, quiet: bool) -> None:
+    from dataclasses import asdict
+
+    part = ", encoder only" if result.encoder_only else ""
+    text = (
+        f"{result.model_id}: {result.num_tensors} tensors, {result.num_parameters:,} numbers{part}"
+        f"\n{result.path}"
+    )
+    emit({**asdict(result), "path": str(result.path)}, as_json=as_json, text=text, quiet=quiet)
 
 
 @index.command(epilog="Example: egodojo index build DATASET --latents lam-tiny-0123abcd")

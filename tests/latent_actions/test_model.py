@@ -232,12 +232,6 @@ def test_half_precision_files_load_as_full_precision(tmp_path: Path) -> None:
     assert mu.dtype == torch.float32
 
 
-def test_checkpoint_with_code_is_refused(tmp_path: Path) -> None:
-    torch.save({"state_dict": {"lam.x": torch.zeros(1)}, "hook": Path}, tmp_path / "bad.ckpt")
-    with pytest.raises(EgodojoError, match="holds more than plain tensors"):
-        read_state(tmp_path / "bad.ckpt")
-
-
 def test_impossible_sizes_are_refused() -> None:
     with pytest.raises(ConfigError, match="does not split into 3 heads of even width"):
         dataclasses.replace(SMALL, num_heads=3)
