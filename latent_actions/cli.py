@@ -26,7 +26,7 @@ def index() -> None:
     epilog="Example: egodojo latents train DATASET --size tiny --steps 100 --out MODEL"
 )
 @DATASET
-@click.option("--size", default="tiny", show_default=True, help="Preset: tiny or base.")
+@click.option("--size", default="tiny", show_default=True, help="Preset: tiny, small or base.")
 @click.option("--config", "file", type=click.Path(path_type=Path), help="YAML over the preset.")
 @click.option("--steps", type=int, help="Optimiser steps; the same as --set loop.steps=N.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder.")

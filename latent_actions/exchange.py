@@ -20,7 +20,7 @@ from manifests.errors import ConfigError, EgodojoError, UsageError
 from pipeline.training.checkpoint import save_pretrained
 
 from .config import ModelConfig
-from .model import LatentActionModel
+from .model import build_model
 from .weights import PREFIX, check_state, model_digest, model_folder, read_config, read_state
 
 _BLOCK = re.compile(r"(encoder|decoder)\.transformer_blocks\.(\d+)\.")
@@ -95,7 +95,7 @@ def import_weights(
     state = read_state(source, encoder_only=encoder_only)
     config = infer_config(state, name=name, where=str(source))
     with torch.device("meta"):
-        expected = LatentActionModel(config, encoder_only=encoder_only).state_dict()
+        expected = build_model(config, encoder_only=encoder_only).state_dict()
     check_state(expected, state, where=str(source))
     save_pretrained(out, to_dict(config), {PREFIX + key: state[key] for key in expected})
     return _exchanged(out, name, state, encoder_only=encoder_only)
@@ -121,7 +121,7 @@ def export_weights(model: Path, out: Path) -> Exchanged:
     state = read_state(folder)
     encoder_only = not any(key.startswith("decoder.") for key in state)
     with torch.device("meta"):
-        expected = LatentActionModel(config, encoder_only=encoder_only).state_dict()
+        expected = build_model(config, encoder_only=encoder_only).state_dict()
     check_state(expected, state, where=str(folder))
     tensors = {PREFIX + key: state[key].contiguous() for key in expected}
     part = out.with_name(f".part-{out.name}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -169,7 +168,7 @@ class LatentActionModel(nn.Module):
         if config is None:
             config = load_config(ModelConfig, values=read_config(path), where=str(path))
         with torch.device("meta"):
-            model = cls(config, encoder_only=encoder_only)
+            model = build_model(config, encoder_only=encoder_only)
         state = read_state(path, encoder_only=encoder_only)
         check_state(model.state_dict(), state, where=str(path))
         state = {key: value.float() for key, value in state.items()}  # a half-precision export
@@ -186,8 +185,16 @@ class LatentActionModel(nn.Module):
                 module.rebuild_table(self.fc.weight.device)
 
 
+def build_model(config: ModelConfig, *, encoder_only: bool = False) -> LatentActionModel:
+    """The network of a configuration with fresh weights: of frames or of flow."""
+    from .flow_model import FlowActionModel  # it extends this module's class
+
+    kind = FlowActionModel if config.input == "flow" else LatentActionModel
+    return kind(config, encoder_only=encoder_only)
+
+
 def count_parameters(config: ModelConfig, *, encoder_only: bool = False) -> int:
     """Number of parameters of a model of this size, found without allocating it."""
     with torch.device("meta"):
-        model: Any = LatentActionModel(config, encoder_only=encoder_only)
+        model = build_model(config, encoder_only=encoder_only)
     return sum(parameter.numel() for parameter in model.parameters())

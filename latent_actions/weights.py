@@ -17,7 +17,7 @@ from torch import Tensor
 from manifests.errors import ConfigError, EgodojoError
 
 PREFIX = "lam."
-ENCODER_PARTS = ("action_prompt", "encoder.", "fc.")
+ENCODER_PARTS = ("action_prompt", "encoder.", "fc.", "place.")
 FROZEN = "rotary_embedding.freqs"
 TRAINERS = ("lightning.", "lightning_fabric.", "pytorch_lightning.", "omegaconf.", "argparse.")
 """Modules whose classes a trainer leaves in a checkpoint as book-keeping."""
@@ -149,7 +149,7 @@ def check_state(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], *, 
 
 
 def model_digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256, 64 hex digits, of the weights that latents depend on: prompt, encoder, fc.
+    """SHA-256, 64 hex digits, of the weights that latents depend on: prompt, encoder, fc, place.
 
     The decoder is left out, so a model loaded with `encoder_only` has the id of the whole one.
     """
