@@ -1,4 +1,4 @@
-"""The commands `egodojo latents train|extract|import|export` and `egodojo index build|query`."""
+"""The commands under `egodojo latents` and `egodojo index`."""
 
 from __future__ import annotations
 
@@ -181,6 +181,51 @@ def export(model: Path, out: Path, as_json: bool, quiet: bool) -> None:
     from .exchange import export_weights
 
     _say_exchanged(export_weights(model, out), as_json=as_json, quiet=quiet)
+
+
+@latents.command(
+    name="eval",
+    epilog="Example: egodojo latents eval DATASET --model models/lam --step 8 --out eval",
+)
+@DATASET
+@click.option("--model", required=True, type=click.Path(path_type=Path), help="Model folder.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--step", default=8, show_default=True, help="Frames between the two of a pair.")
+@click.option("--every", default=4, show_default=True, help="Only every n-th frame begins a pair.")
+@click.option("--where", default="true", show_default=True, help="SQL condition on the clips.")
+@click.option("--max-clips", default=2000, show_default=True, help="At most so many clips.")
+@click.option("--no-baselines", is_flag=True, help="The model alone: faster.")
+@output_options
+def eval_command(
+    dataset: Path,
+    model: Path,
+    out: Path,
+    step: int,
+    every: int,
+    where: str,
+    max_clips: int,
+    no_baselines: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Measure a model: retrieval across bodies, probes to true actions, statistics, pictures."""
+    from pipeline.progress import Progress
+
+    from .evaluation.evaluate import EvalConfig, evaluate
+
+    config = EvalConfig(
+        step=step, every=every, where=where, max_clips=max_clips, baselines=not no_baselines
+    )
+    with Progress(None, "clips", quiet=quiet) as progress:
+        report = evaluate(
+            dataset,
+            model,
+            out,
+            config,
+            on_clip=lambda number: progress.advance(number - progress.done),
+        )
+    text = (out / "eval.md").read_text(encoding="utf-8") + f"\n{out / 'eval.html'}"
+    emit(report, as_json=as_json, text=text, quiet=quiet)
 
 
 def _say_exchanged(result: Any, *, as_json: bool, quiet: bool) -> None:

@@ -37,13 +37,14 @@ def stabilised_flows(frames_BTHWC: Tensor) -> Tensor:
     pixels = (frames_BTHWC.detach().cpu() * 255).round().to(torch.uint8).numpy()
     flows = np.stack([[stabilise(flow) for flow in _clip_flows(clip)] for clip in pixels])
     device_flows = torch.from_numpy(flows).to(frames_BTHWC.device).permute(0, 1, 4, 2, 3)
-    return F.avg_pool2d(device_flows.flatten(0, 1), 2).unflatten(0, device_flows.shape[:2])
+    halved = F.avg_pool2d(device_flows.flatten(0, 1), 2)
+    return halved.reshape(*device_flows.shape[:2], *halved.shape[1:])
 
 
 def pair_flow(earlier: NDArray[np.uint8], later: NDArray[np.uint8]) -> Flow:
     """Dense inverse search flow (Kroeger 2016) of two grey pictures at full size: (H, W, 2)."""
     if not hasattr(_local, "search"):
-        _local.search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        _local.search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         _local.search.setFinestScale(0)
     flow: Flow = _local.search.calc(earlier, later, None)
     return flow
@@ -67,9 +68,21 @@ def stabilise(flow: Flow) -> Flow:
     return (flow - (whole @ motion).reshape(flow.shape)).astype(np.float32)
 
 
+def grey_pictures(frames_THWC: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """RGB frames as grey pictures (H, W)."""
+    grey: list[Any] = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames_THWC]
+    return grey
+
+
+def farneback_flow(earlier: NDArray[np.uint8], later: NDArray[np.uint8]) -> Flow:
+    """Farneback's flow of two grey pictures (H, W, 2), the usual baseline."""
+    flow: Any = cv2.calcOpticalFlowFarneback(earlier, later, None, 0.5, 3, 15, 3, 5, 1.2, 0)  # type: ignore[call-overload]
+    found: Flow = flow
+    return found
+
+
 def _clip_flows(frames: NDArray[np.uint8]) -> list[Flow]:
-    grey: list[Any] = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
-    return [pair_flow(earlier, later) for earlier, later in pairwise(grey)]
+    return [pair_flow(earlier, later) for earlier, later in pairwise(grey_pictures(frames))]
 
 
 @cache

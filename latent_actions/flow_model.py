@@ -36,7 +36,7 @@ class FlowActionModel(LatentActionModel):
         width, latent = config.width, config.latent_dim
         rows, columns = config.frame_height // 16, config.frame_width // 16
         self.rows, self.columns = rows, columns
-        self.encoder = nn.Sequential(
+        self.encoder: nn.Module = nn.Sequential(
             nn.Conv2d(2, width // 3, 5, stride=2, padding=2),
             nn.SiLU(),
             _block(width // 3, 2 * width // 3, stride=2),
@@ -55,7 +55,7 @@ class FlowActionModel(LatentActionModel):
             _block(width // 2, 2 * width // 3, stride=2),
         )
         self.action_up = nn.Linear(latent, 2 * width // 3 * rows * columns)
-        self.decoder = nn.Sequential(
+        self.decoder: nn.Module = nn.Sequential(
             _block(4 * width // 3, width),
             nn.Upsample(scale_factor=2),
             _block(width, 2 * width // 3),
@@ -76,7 +76,7 @@ class FlowActionModel(LatentActionModel):
     def encode_flow(self, flows_BPChw: Tensor) -> tuple[Tensor, Tensor]:
         """Learned mean and log-variance (B, P, A) of stabilised flows in pixels."""
         flat = self.encoder(flows_BPChw.flatten(0, 1) / FLOW_UNIT_PX)
-        mu, log_var = self.fc(flat).unflatten(0, flows_BPChw.shape[:2]).chunk(2, dim=-1)
+        mu, log_var = _split(self.fc(flat), flows_BPChw).chunk(2, dim=-1)
         return mu, log_var
 
     def decode_flow(self, first_BPHWC: Tensor, z_BPA: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class FlowActionModel(LatentActionModel):
         seen = self.look(F.avg_pool2d(images, 2) - 0.5)
         told = self.action_up(z_BPA.flatten(0, 1)).view(len(images), -1, self.rows, self.columns)
         flow: Tensor = self.decoder(torch.cat((seen, told), dim=1)) * FLOW_UNIT_PX
-        return flow.unflatten(0, first_BPHWC.shape[:2])
+        return _split(flow, first_BPHWC)
 
     def decode(self, first_BPHWC: Tensor, z_BPA: Tensor) -> Tensor:
         """Move the pixels of `first_BPHWC` as latents of `encode` say; frames in [0, 1].
@@ -105,7 +105,7 @@ class FlowActionModel(LatentActionModel):
         grid = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1)
         source = grid - flow.permute(0, 2, 3, 1) * scale
         moved = F.grid_sample(images, source, padding_mode="border", align_corners=False)
-        return moved.permute(0, 2, 3, 1).unflatten(0, first_BPHWC.shape[:2])
+        return _split(moved.permute(0, 2, 3, 1), first_BPHWC)
 
     def forward(self, frames_BTHWC: Tensor, *, eps_BPA: Tensor | None = None) -> Reconstruction:
         """Encode and decode flow; `recon` and `target` are (B, P, h/2, w/2, 2) in `FLOW_UNIT_PX`.
@@ -117,7 +117,7 @@ class FlowActionModel(LatentActionModel):
         mu, log_var = self.encode_flow(flows)
         z = mu if eps_BPA is None else mu + eps_BPA * torch.exp(0.5 * log_var)
         recon = self.decode_flow(frames[:, :-1], z)
-        target = F.avg_pool2d(flows.flatten(0, 1), 2).unflatten(0, flows.shape[:2])
+        target = _split(F.avg_pool2d(flows.flatten(0, 1), 2), flows)
         return Reconstruction(
             recon=recon.movedim(2, -1) / FLOW_UNIT_PX,
             target=target.movedim(2, -1) / FLOW_UNIT_PX,
@@ -192,7 +192,12 @@ class _Place(nn.Module):
 def coarse(flows_BPChw: Tensor) -> Tensor:
     """Mean flow of 6x8 fields (B, P, 96), in pixels."""
     fields = F.adaptive_avg_pool2d(flows_BPChw.flatten(0, 1), (PLACE_ROWS, PLACE_COLUMNS))
-    return fields.flatten(1).unflatten(0, flows_BPChw.shape[:2])
+    return _split(fields.flatten(1), flows_BPChw)
+
+
+def _split(flat: Tensor, like_BP: Tensor) -> Tensor:
+    """Give the joined first axis the two first axes of `like_BP` back."""
+    return flat.reshape(*like_BP.shape[:2], *flat.shape[1:])
 
 
 def _block(num_in: int, num_out: int, *, stride: int = 1) -> nn.Sequential:

@@ -70,7 +70,7 @@ class LatentActionModel(nn.Module):
         self.config = config
         stack = {"width": config.width, "num_heads": config.num_heads}
         self.action_prompt = nn.Parameter(torch.empty(1, 1, 1, config.patch_width).uniform_(-1, 1))
-        self.encoder = Transformer(
+        self.encoder: nn.Module = Transformer(
             SpatioTemporalBlock,
             in_width=config.patch_width,
             out_width=config.width,
@@ -83,7 +83,7 @@ class LatentActionModel(nn.Module):
             return
         self.patch_up = nn.Linear(config.patch_width, config.width)
         self.action_up = nn.Linear(config.latent_dim, config.width)
-        self.decoder = Transformer(
+        self.decoder: nn.Module = Transformer(
             SpatialBlock,
             in_width=config.width,
             out_width=config.patch_width,
