@@ -36,7 +36,7 @@ class FlowActionModel(LatentActionModel):
         width, latent = config.width, config.latent_dim
         rows, columns = config.frame_height // 16, config.frame_width // 16
         self.rows, self.columns = rows, columns
-        self.encoder: nn.Module = nn.Sequential(
+        self.encoder = nn.Sequential(
             nn.Conv2d(2, width // 3, 5, stride=2, padding=2),
             nn.SiLU(),
             _block(width // 3, 2 * width // 3, stride=2),
@@ -48,14 +48,14 @@ class FlowActionModel(LatentActionModel):
         self.place = _Place(latent)
         if encoder_only:
             return
-        self.look = nn.Sequential(
+        self.scene = nn.Sequential(
             nn.Conv2d(3, width // 3, 5, stride=2, padding=2),
             nn.SiLU(),
             _block(width // 3, width // 2, stride=2),
             _block(width // 2, 2 * width // 3, stride=2),
         )
         self.action_up = nn.Linear(latent, 2 * width // 3 * rows * columns)
-        self.decoder: nn.Module = nn.Sequential(
+        self.decoder = nn.Sequential(
             _block(4 * width // 3, width),
             nn.Upsample(scale_factor=2),
             _block(width, 2 * width // 3),
@@ -73,6 +73,14 @@ class FlowActionModel(LatentActionModel):
         mu, log_var = self.encode_flow(flows)
         return self.place(mu, coarse(flows)), log_var
 
+    def look(self, frames_FHWC: Tensor) -> Tensor:
+        """The frames themselves: flow belongs to a pair, so its frames share nothing."""
+        return frames_FHWC
+
+    def relate(self, earlier: Tensor, later: Tensor) -> Tensor:
+        """Mean (B, A) of the changes between B pairs of frames."""
+        return self.encode(torch.stack((earlier, later), dim=1))[0][:, 0]
+
     def encode_flow(self, flows_BPChw: Tensor) -> tuple[Tensor, Tensor]:
         """Learned mean and log-variance (B, P, A) of stabilised flows in pixels."""
         flat = self.encoder(flows_BPChw.flatten(0, 1) / FLOW_UNIT_PX)
@@ -84,7 +92,7 @@ class FlowActionModel(LatentActionModel):
         if self.encoder_only:
             raise ValueError("This model was built with encoder_only=True and cannot decode.")
         images = first_BPHWC.flatten(0, 1).permute(0, 3, 1, 2)
-        seen = self.look(F.avg_pool2d(images, 2) - 0.5)
+        seen = self.scene(F.avg_pool2d(images, 2) - 0.5)
         told = self.action_up(z_BPA.flatten(0, 1)).view(len(images), -1, self.rows, self.columns)
         flow: Tensor = self.decoder(torch.cat((seen, told), dim=1)) * FLOW_UNIT_PX
         return _split(flow, first_BPHWC)

@@ -122,7 +122,7 @@ def test_a_checkpoint_with_other_keys_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"1 missing \(decoder.out.bias\); 1 unknown \(encoder"):
         import_weights(tmp_path / "odd.ckpt", tmp_path / "model")
     torch.save({"state_dict": {"net.weight": torch.zeros(2)}}, tmp_path / "other.ckpt")
-    with pytest.raises(ConfigError, match=r"no latent action model: .*fc is"):
+    with pytest.raises(ConfigError, match=r"no latent action model: .*fc\.weight is"):
         import_weights(tmp_path / "other.ckpt", tmp_path / "model")
 
 
