@@ -111,12 +111,19 @@ class SpatioTemporalBlock(nn.Module):
 
     def forward(self, x_BTND: Tensor, *, num_kept: int | None = None) -> Tensor:
         """(B, T, N, D) -> (B, T, N, D), or only the first `num_kept` tokens of each frame."""
-        batch, frames = x_BTND.shape[:2]
-        within = self.norm1(x_BTND).flatten(0, 1)
-        change = self.spatial_attn(within, num_queries=num_kept)
-        x = x_BTND[:, :, :num_kept] + change.unflatten(0, (batch, frames))
-        over_time = self.norm2(x).transpose(1, 2).flatten(0, 1)
-        x = x + self.temporal_attn(over_time).unflatten(0, (batch, -1)).transpose(1, 2)
+        seen = self.look(x_BTND.flatten(0, 1), num_kept=num_kept)
+        return self.relate(seen.reshape(*x_BTND.shape[:2], *seen.shape[1:]))
+
+    def look(self, x_FND: Tensor, *, num_kept: int | None = None) -> Tensor:
+        """The part inside each of F frames, which no other frame changes."""
+        change: Tensor = self.spatial_attn(self.norm1(x_FND), num_queries=num_kept)
+        return x_FND[:, :num_kept] + change
+
+    def relate(self, x_BTND: Tensor) -> Tensor:
+        """The part over time, then the MLP."""
+        over_time = self.norm2(x_BTND).transpose(1, 2).flatten(0, 1)
+        change = self.temporal_attn(over_time).unflatten(0, (len(x_BTND), -1))
+        x = x_BTND + change.transpose(1, 2)
         out: Tensor = x + self.ffn(self.norm3(x))
         return out
 
@@ -177,9 +184,27 @@ class Transformer(nn.Module):
         With `num_kept` (encoder only) the last block and the output layer work only for the first
         tokens of each frame; their values are the same, and of two blocks nearly one is saved.
         """
-        x = self.stem(x)
-        *blocks, last = self.transformer_blocks
-        for block in blocks:
+        return self._run(self.stem(x), list(self.transformer_blocks), num_kept)
+
+    def look(self, x_FNI: Tensor) -> Tensor:
+        """What frames (F, N, in_width) go through before they meet others: (F, N, D); encoder only.
+
+        With one block alone nothing is shared but the stem, as that block keeps fewer tokens.
+        """
+        x = self.stem(x_FNI)
+        first, *more = self.transformer_blocks
+        assert isinstance(first, SpatioTemporalBlock)
+        return first.look(x) if more else x
+
+    def relate(self, x_BTND: Tensor, *, num_kept: int) -> Tensor:
+        """The rest of `forward` for frames that `look` has seen."""
+        first, *more = self.transformer_blocks
+        assert isinstance(first, SpatioTemporalBlock)
+        return self._run(first.relate(x_BTND) if more else x_BTND, more or [first], num_kept)
+
+    def _run(self, x: Tensor, blocks: list[nn.Module], num_kept: int | None) -> Tensor:
+        *others, last = blocks
+        for block in others:
             x = block(x)
         x = last(x) if num_kept is None else last(x, num_kept=num_kept)
         out: Tensor = self.out(x)

@@ -1,4 +1,4 @@
-"""The commands `egodojo latents train|extract` and `egodojo index build|query`."""
+"""The commands under `egodojo latents` and `egodojo index`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def index() -> None:
     epilog="Example: egodojo latents train DATASET --size tiny --steps 100 --out MODEL"
 )
 @DATASET
-@click.option("--size", default="tiny", show_default=True, help="Preset: tiny or base.")
+@click.option("--size", default="tiny", show_default=True, help="Preset: tiny, small or base.")
 @click.option("--config", "file", type=click.Path(path_type=Path), help="YAML over the preset.")
 @click.option("--steps", type=int, help="Optimiser steps; the same as --set loop.steps=N.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder.")
@@ -152,6 +152,91 @@ def extract(
             f"{clip_id}: {why}",
             hint=f"Run: egodojo manifest validate {dataset}",
         )
+
+
+@latents.command(
+    name="import", epilog="Example: egodojo latents import LAM_400k.ckpt --out models/lam"
+)
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="New model folder.")
+@click.option("--name", default="lam", show_default=True, help="Start of the model id.")
+@click.option("--encoder-only", is_flag=True, help="Leave out the decoder: all extraction needs.")
+@output_options
+def import_command(
+    checkpoint: Path, out: Path, name: str, encoder_only: bool, as_json: bool, quiet: bool
+) -> None:
+    """Make a model folder of a checkpoint in the published layout; every key is checked."""
+    from .exchange import import_weights
+
+    result = import_weights(checkpoint, out, name=name, encoder_only=encoder_only)
+    _say_exchanged(result, as_json=as_json, quiet=quiet)
+
+
+@latents.command(epilog="Example: egodojo latents export models/lam --out lam.ckpt")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="New file.")
+@output_options
+def export(model: Path, out: Path, as_json: bool, quiet: bool) -> None:
+    """Write a model folder's weights as a .ckpt or .safetensors file in the published layout."""
+    from .exchange import export_weights
+
+    _say_exchanged(export_weights(model, out), as_json=as_json, quiet=quiet)
+
+
+@latents.command(
+    name="eval",
+    epilog="Example: egodojo latents eval DATASET --model models/lam --step 8 --out eval",
+)
+@DATASET
+@click.option("--model", required=True, type=click.Path(path_type=Path), help="Model folder.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--step", default=8, show_default=True, help="Frames between the two of a pair.")
+@click.option("--every", default=4, show_default=True, help="Only every n-th frame begins a pair.")
+@click.option("--where", default="true", show_default=True, help="SQL condition on the clips.")
+@click.option("--max-clips", default=2000, show_default=True, help="At most so many clips.")
+@click.option("--no-baselines", is_flag=True, help="The model alone: faster.")
+@output_options
+def eval_command(
+    dataset: Path,
+    model: Path,
+    out: Path,
+    step: int,
+    every: int,
+    where: str,
+    max_clips: int,
+    no_baselines: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Measure a model: retrieval across bodies, probes to true actions, statistics, pictures."""
+    from pipeline.progress import Progress
+
+    from .evaluation.evaluate import EvalConfig, evaluate
+
+    config = EvalConfig(
+        step=step, every=every, where=where, max_clips=max_clips, baselines=not no_baselines
+    )
+    with Progress(None, "clips", quiet=quiet) as progress:
+        report = evaluate(
+            dataset,
+            model,
+            out,
+            config,
+            on_clip=lambda number: progress.advance(number - progress.done),
+        )
+    text = (out / "eval.md").read_text(encoding="utf-8") + f"\n{out / 'eval.html'}"
+    emit(report, as_json=as_json, text=text, quiet=quiet)
+
+
+def _say_exchanged(result: Any, *, as_json: bool, quiet: bool) -> None:
+    from dataclasses import asdict
+
+    part = ", encoder only" if result.encoder_only else ""
+    text = (
+        f"{result.model_id}: {result.num_tensors} tensors, {result.num_parameters:,} numbers{part}"
+        f"\n{result.path}"
+    )
+    emit({**asdict(result), "path": str(result.path)}, as_json=as_json, text=text, quiet=quiet)
 
 
 @index.command(epilog="Example: egodojo index build DATASET --latents lam-tiny-0123abcd")

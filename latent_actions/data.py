@@ -66,7 +66,7 @@ class PairSampler:
         number = next((n for n, bound in enumerate(self._bounds) if place < bound), -1)
         clips = self._clips[sources[number]]
         clip = clips[int(draw.integers(len(clips)))]
-        stride = int(draw.integers(1, self.config.max_stride + 1))
+        stride = int(draw.integers(self.config.min_stride, self.config.max_stride + 1))
         first = int(draw.integers(max(0, clip.num_frames - 2 * stride) + 1))
         shift = float(draw.uniform(-self.config.brightness, self.config.brightness))
         last = clip.num_frames - 1
@@ -117,9 +117,12 @@ class PairBatches:
         """The batch of this rank at one position, a pure function of the number."""
         size = self.sampler.config.batch_size
         first = (number * self.world_size + self.rank) * size
-        indices = range(first, first + size)
-        frames = torch.stack([self._read(self.sampler.sample(i)) for i in indices])
+        frames = self.pairs(range(first, first + size))
         return {"frames": frames, "index": torch.arange(first, first + size)}
+
+    def pairs(self, indices: range) -> Tensor:
+        """The pairs of these numbers, float32 (n, 2, H, W, 3)."""
+        return torch.stack([self._read(self.sampler.sample(i)) for i in indices])
 
     def state_dict(self) -> dict[str, Any]:
         """Batches handed out so far."""

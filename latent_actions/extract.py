@@ -1,18 +1,19 @@
 """Latents of clips: frames streamed through once, the encoder alone, batches of one shape.
 
-Row t of a clip is the latent of its frames (t, t + step). Pairs of different clips share a batch;
-every batch has the same shape, so a clip's numbers do not depend on its neighbours.
+Row t of a clip is the latent of its frames (t, t + step). What a frame goes through on its own is
+computed once for all its pairs. Pairs of different clips share a batch; every batch has the same
+shape, so a clip's numbers do not depend on its neighbours.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from manifests.errors import SampleError
 
@@ -26,6 +27,7 @@ GPU_BATCH = 64
 
 Latents = NDArray[np.float16]
 Frames = NDArray[np.uint8]
+_Pair = tuple[Latents, Tensor, Tensor]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,7 +84,7 @@ class Extractor:
             every: Only frames 0, every, 2 every, ... begin a pair.
         """
         done = Extracted(latents={step: {} for step in wanted})
-        batch: list[tuple[Latents, Frames, Frames]] = []
+        batch: list[_Pair] = []
         for clip in clips:
             rows = {
                 step: np.zeros((_count(clip, step, every), self.config.latent_dim), np.float16)
@@ -106,38 +108,64 @@ class Extractor:
 
     def _pairs(
         self, clip: ClipRef, reader: FrameReader, steps: Sequence[int], every: int
-    ) -> Iterator[tuple[int, int, Frames, Frames]]:
-        """(number of the earlier frame, step, earlier frame, later frame), ordered by the later."""
+    ) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+        """(number of the earlier frame, step, earlier, later), ordered by the later; frames seen.
+
+        Frames that begin and end no pair are decoded but not looked at.
+        """
         if not steps:
             return
-        held: deque[Frames] = deque(maxlen=max(steps) + 1)
-        for number, frame in enumerate(self._scaled(clip, reader)):
-            held.append(frame)
+        last = clip.num_frames - 1
+        starts = {step: range(0, last - step + 1, every) for step in steps}
+        wanted = sorted({n + gap for step in steps for n in starts[step] for gap in (0, step)})
+        held: dict[int, Tensor] = {}
+        for number, seen in self._seen(clip, reader, wanted):
+            held[number] = seen
             for step in steps:
-                if number >= step and (number - step) % every == 0:
-                    yield number - step, step, held[-1 - step], frame
+                if number - step in starts[step]:
+                    yield number - step, step, held[number - step], seen
+            for old in [n for n in held if n <= number - max(steps)]:
+                del held[old]
 
-    def _scaled(self, clip: ClipRef, reader: FrameReader) -> Iterator[Frames]:
-        """All frames of a clip at the model's size, still uint8."""
+    def _seen(
+        self, clip: ClipRef, reader: FrameReader, wanted: Sequence[int]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """The wanted frames with what the model sees in each on its own, in order."""
         size = {"height": self.config.frame_height, "width": self.config.frame_width}
         for first in range(0, clip.num_frames, CHUNK_FRAMES):
-            indices = range(first, min(first + CHUNK_FRAMES, clip.num_frames))
-            frames = reader.frames(clip.shard, clip.clip_id, indices)
-            for frame in frames:
-                yield scale_frames(torch.from_numpy(frame)[None], **size)[0].numpy()
+            chunk = [n for n in wanted if first <= n < first + CHUNK_FRAMES]
+            if not chunk:
+                continue
+            frames = reader.frames(clip.shard, clip.clip_id, chunk)
+            for start in range(0, len(chunk), self.batch_size):
+                some = torch.from_numpy(frames[start : start + self.batch_size])
+                seen = self._look(scale_frames(some, **size))
+                yield from zip(chunk[start : start + self.batch_size], seen, strict=False)
 
     @torch.inference_mode()
-    def _encode(self, batch: Sequence[tuple[Latents, Frames, Frames]]) -> None:
+    def _look(self, frames_FHWC: Tensor) -> Tensor:
+        """Look at up to `batch_size` uint8 frames of the model's size; rows beyond are padding."""
+        missing = self.batch_size - len(frames_FHWC)
+        padded = torch.cat([frames_FHWC, frames_FHWC[-1:].expand(missing, -1, -1, -1)])
+        with self._precision():
+            return self.model.look(padded.to(self.device).float() / 255)
+
+    @torch.inference_mode()
+    def _encode(self, batch: Sequence[_Pair]) -> None:
         """Encode up to `batch_size` pairs and put each result into its row."""
         padded = [*batch, *[batch[-1]] * (self.batch_size - len(batch))]
-        pairs = np.stack([np.stack((earlier, later)) for _, earlier, later in padded])
-        frames = torch.from_numpy(pairs).to(self.device).float() / 255
-        # Half precision on a GPU keeps the 10 bits that the stored float16 has; a CPU stays exact.
-        with torch.autocast("cuda", torch.float16, enabled=self.device.type == "cuda"):
-            mu, _ = self.model.encode(frames)
-        rows = mu[:, 0].float().cpu().numpy().astype(np.float16)
+        with self._precision():
+            mu = self.model.relate(
+                torch.stack([earlier for _, earlier, _ in padded]),
+                torch.stack([later for _, _, later in padded]),
+            )
+        rows = mu.float().cpu().numpy().astype(np.float16)
         for (target, _, _), row in zip(batch, rows, strict=False):
             target[:] = row
+
+    def _precision(self) -> torch.autocast:
+        """Half precision on a GPU keeps the 10 bits that float16 rows have; a CPU stays exact."""
+        return torch.autocast("cuda", torch.float16, enabled=self.device.type == "cuda")
 
 
 def _count(clip: ClipRef, step: int, every: int) -> int:

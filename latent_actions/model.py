@@ -71,7 +71,7 @@ class LatentActionModel(nn.Module):
         self.config = config
         stack = {"width": config.width, "num_heads": config.num_heads}
         self.action_prompt = nn.Parameter(torch.empty(1, 1, 1, config.patch_width).uniform_(-1, 1))
-        self.encoder = Transformer(
+        self.encoder: Any = Transformer(
             SpatioTemporalBlock,
             in_width=config.patch_width,
             out_width=config.width,
@@ -84,7 +84,7 @@ class LatentActionModel(nn.Module):
             return
         self.patch_up = nn.Linear(config.patch_width, config.width)
         self.action_up = nn.Linear(config.latent_dim, config.width)
-        self.decoder = Transformer(
+        self.decoder: Any = Transformer(
             SpatialBlock,
             in_width=config.width,
             out_width=config.patch_width,
@@ -98,6 +98,21 @@ class LatentActionModel(nn.Module):
         Frames are channel-last floats in [0, 1], at least two; all frames of a clip see each other.
         """
         return self._encode_patches(patchify(frames_BTHWC, self.config.patch_size))
+
+    def look(self, frames_FHWC: Tensor) -> Tensor:
+        """What each of F frames goes through on its own, so that pairs of it can share the result.
+
+        `relate(look(earlier), look(later))` gives the mean of `encode` for every such pair.
+        """
+        patches = patchify(frames_FHWC[None], self.config.patch_size)[0]
+        seen: Tensor = self.encoder.look(self._prompted(patches[None])[0])
+        return seen
+
+    def relate(self, earlier: Tensor, later: Tensor) -> Tensor:
+        """Mean (B, A) of the changes between B pairs of frames that `look` has seen."""
+        tokens = self.encoder.relate(torch.stack((earlier, later), dim=1), num_kept=1)
+        mu: Tensor = self.fc(tokens[:, 1, 0]).chunk(2, dim=-1)[0]
+        return mu
 
     def decode(self, first_BPHWC: Tensor, z_BPA: Tensor) -> Tensor:
         """Paint the frames that follow `first_BPHWC` by the changes `z_BPA`, each on its own.
@@ -119,15 +134,18 @@ class LatentActionModel(nn.Module):
         return Reconstruction(recon=recon, target=target, mu=mu, log_var=log_var, z=z)
 
     def _encode_patches(self, patches_BTNK: Tensor) -> tuple[Tensor, Tensor]:
-        batch, frames = patches_BTNK.shape[:2]
-        if frames < 2:
-            raise ValueError(f"A latent action needs at least two frames, got {frames}.")
-        prompt = self.action_prompt.to(patches_BTNK.dtype).expand(batch, frames, -1, -1)
-        tokens = torch.cat((prompt, patches_BTNK), dim=2)
+        if patches_BTNK.shape[1] < 2:
+            raise ValueError(
+                f"A latent action needs at least two frames, got {patches_BTNK.shape[1]}."
+            )
         # Only the prompt tokens leave the encoder, and of those only the later frames'.
-        prompts = self.encoder(tokens, num_kept=1)[:, 1:, 0]
+        prompts = self.encoder(self._prompted(patches_BTNK), num_kept=1)[:, 1:, 0]
         mu, log_var = self.fc(prompts).chunk(2, dim=-1)
         return mu, log_var
+
+    def _prompted(self, patches_BTNK: Tensor) -> Tensor:
+        prompt = self.action_prompt.to(patches_BTNK.dtype)
+        return torch.cat((prompt.expand(*patches_BTNK.shape[:2], -1, -1), patches_BTNK), dim=2)
 
     def _decode_patches(
         self, patches_BPNK: Tensor, z_BPA: Tensor, *, height: int, width: int
@@ -169,7 +187,7 @@ class LatentActionModel(nn.Module):
         if config is None:
             config = load_config(ModelConfig, values=read_config(path), where=str(path))
         with torch.device("meta"):
-            model = cls(config, encoder_only=encoder_only)
+            model = build_model(config, encoder_only=encoder_only)
         state = read_state(path, encoder_only=encoder_only)
         check_state(model.state_dict(), state, where=str(path))
         state = {key: value.float() for key, value in state.items()}  # a half-precision export
@@ -186,8 +204,16 @@ class LatentActionModel(nn.Module):
                 module.rebuild_table(self.fc.weight.device)
 
 
+def build_model(config: ModelConfig, *, encoder_only: bool = False) -> LatentActionModel:
+    """The network of a configuration with fresh weights: of frames or of flow."""
+    from .flow_model import FlowActionModel  # it extends this module's class
+
+    kind = FlowActionModel if config.input == "flow" else LatentActionModel
+    return kind(config, encoder_only=encoder_only)
+
+
 def count_parameters(config: ModelConfig, *, encoder_only: bool = False) -> int:
     """Number of parameters of a model of this size, found without allocating it."""
     with torch.device("meta"):
-        model: Any = LatentActionModel(config, encoder_only=encoder_only)
+        model = build_model(config, encoder_only=encoder_only)
     return sum(parameter.numel() for parameter in model.parameters())

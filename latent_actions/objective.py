@@ -26,12 +26,24 @@ class Losses:
     kl: Tensor
 
 
-def lam_loss(result: Reconstruction, *, beta: float) -> Losses:
-    """Mean squared error plus `beta` times the KL divergence from the unit normal."""
-    mse = (result.target - result.recon).square().mean()
+def lam_loss(result: Reconstruction, *, beta: float, is_flow: bool = False) -> Losses:
+    """Mean squared error plus `beta` times the KL divergence from the unit normal.
+
+    Flow has outliers, so with `is_flow` its error is squared up to half a unit and linear beyond.
+    """
+    if is_flow:
+        mse = F.smooth_l1_loss(result.recon, result.target, beta=0.5)
+    else:
+        mse = (result.target - result.recon).square().mean()
     rows = 1 + result.log_var - result.mu.square() - result.log_var.exp()
     kl = -0.5 * rows.sum(-1).mean()
     return Losses(loss=mse + beta * kl, mse=mse, kl=kl)
+
+
+def explained(result: Reconstruction) -> Tensor:
+    """Share of the target's mean square that the reconstruction explains; 1 is all of it."""
+    error = (result.recon.float() - result.target).square().mean()
+    return 1 - error / result.target.square().mean().clamp_min(1e-12)
 
 
 def _as_images(frames_BPHWC: Tensor) -> Tensor:

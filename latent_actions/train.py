@@ -20,8 +20,10 @@ from pipeline.training.run_folder import CONFIG_NAME
 from .clips import list_clips
 from .config import TrainConfig
 from .data import PairBatches, PairSampler
-from .model import LatentActionModel
-from .objective import lam_loss, psnr, ssim
+from .flow import stabilised_flows
+from .flow_model import FlowActionModel, coarse
+from .model import LatentActionModel, build_model
+from .objective import explained, lam_loss, psnr, ssim
 
 
 class LatentTask:
@@ -40,15 +42,22 @@ class LatentTask:
     def loss(
         self, batch: Any, *, step: int, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float]]:
-        """Loss with latents sampled by `generator`; parts: mse, kl, psnr, spread of the mean."""
+        """Loss with latents sampled by `generator`; parts: mse, kl, spread of the mean, and psnr.
+
+        A model of flow has the explained share of the flow instead of psnr.
+        """
         frames: Tensor = batch["frames"]
         shape = (*frames.shape[:1], frames.shape[1] - 1, self.model.config.latent_dim)
         eps = torch.randn(shape, generator=generator).to(frames.device)
+        is_flow = self.model.config.input == "flow"
         result = self.model(frames, eps_BPA=eps)
-        losses = lam_loss(result, beta=self.beta)
+        losses = lam_loss(result, beta=self.beta, is_flow=is_flow)
         parts = {"mse": float(losses.mse.detach()), "kl": float(losses.kl.detach())}
         with torch.no_grad():
             parts["latent_std"] = float(result.mu.float().std(correction=0))
+            if is_flow:
+                parts["explained"] = float(explained(result))
+                return losses.loss, parts
             parts["psnr"] = float(psnr(result.recon.float(), result.target))
             if step % self.watch_every == 0:
                 parts["ssim"] = float(ssim(result.recon.float(), result.target))
@@ -90,7 +99,7 @@ def train(
     dataset = Dataset.open(dataset_path, versions=pinned)
     clips = list_clips(dataset, where=config.data.where)
     torch.manual_seed(config.loop.seed)
-    model = LatentActionModel(config.model)
+    model = build_model(config.model)
     batches = PairBatches(
         PairSampler(clips, config.data, seed=config.loop.seed),
         ClipReader(dataset_path),
@@ -115,6 +124,8 @@ def train(
         may_change=MAY_CHANGE,
     )
     model.eval().cpu()
+    if isinstance(model, FlowActionModel):
+        fit_place(model, batches, steps=config.loop.steps)
     if rank() == 0:
         model.save_pretrained(out / "model")
     wait_for_all()
@@ -129,6 +140,25 @@ def train(
         seconds_per_step=result.seconds_per_step,
     )
 
+
+@torch.inference_mode()
+def fit_place(model: FlowActionModel, batches: PairBatches, *, steps: int) -> None:
+    """Join learned latents and coarse flows along the axes of the run's first pairs.
+
+    Every rank sees the same pairs: those of rank 0, whatever the number of ranks.
+    """
+    latents, fields = [], []
+    size = batches.sampler.config.batch_size
+    for number in range(min(steps, -(-PLACE_PAIRS // size))):
+        frames = batches.pairs(range(number * size, (number + 1) * size))
+        flows = stabilised_flows(frames)
+        latents.append(model.encode_flow(flows)[0].flatten(0, 1))
+        fields.append(coarse(flows).flatten(0, 1))
+    model.fit_place(torch.cat(latents), torch.cat(fields))
+
+
+PLACE_PAIRS = 4096
+"""Pairs that the place part of a flow model is fitted on; fewer after a shorter run."""
 
 MAY_CHANGE = (
     "dataset",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from torch import Tensor
 from manifests.errors import ConfigError, EgodojoError
 
 PREFIX = "lam."
-ENCODER_PARTS = ("action_prompt", "encoder.", "fc.")
+ENCODER_PARTS = ("action_prompt", "encoder.", "fc.", "place.")
 FROZEN = "rotary_embedding.freqs"
+TRAINERS = ("lightning.", "lightning_fabric.", "pytorch_lightning.", "omegaconf.", "argparse.")
+"""Modules whose classes a trainer leaves in a checkpoint as book-keeping."""
 
 
 def model_folder(path: Path) -> Path:
@@ -78,9 +81,30 @@ def _read_safetensors(file: Path, *, encoder_only: bool) -> dict[str, Tensor]:
         raise EgodojoError(f"{file} is no readable safetensors file: {error}.") from error
 
 
+def _bookkeeping(file: Path) -> list[tuple[type, str]]:
+    """Classes a trainer left beside the tensors, each read as a plain dict and never imported.
+
+    Raises:
+        EgodojoError: The file names something else, which loading would call.
+    """
+    try:
+        named = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    except ValueError:  # not torch's own archive; `torch.load` says what it is
+        return []
+    strangers = sorted(name for name in named if not name.startswith(TRAINERS))
+    if strangers:
+        raise EgodojoError(
+            f"{file} holds more than plain tensors ({', '.join(strangers[:3])}), and code in a "
+            "file is never run.",
+            hint="Store its `state_dict` alone, for instance as .safetensors.",
+        )
+    return [(OrderedDict, name) for name in named]
+
+
 def _read_checkpoint(file: Path, *, encoder_only: bool) -> dict[str, Tensor]:
     try:
-        stored = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        with torch.serialization.safe_globals([*_bookkeeping(file)]):
+            stored = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise EgodojoError(
             f"{file} holds more than plain tensors, and code in a file is never run.",
@@ -125,7 +149,7 @@ def check_state(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], *, 
 
 
 def model_digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256, 64 hex digits, of the weights that latents depend on: prompt, encoder, fc.
+    """SHA-256, 64 hex digits, of the weights that latents depend on: prompt, encoder, fc, place.
 
     The decoder is left out, so a model loaded with `encoder_only` has the id of the whole one.
     """

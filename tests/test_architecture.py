@@ -29,6 +29,7 @@ HOMES = {
     "faiss": ("curation/dedup.py", "latent_actions/index.py"),
     "open_clip": ("curation/scorers/embedding.py",),
     "mujoco": ("curation/simulation/",),
+    "cv2": ("latent_actions/flow.py",),
 }
 
 

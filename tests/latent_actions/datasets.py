@@ -39,8 +39,12 @@ def make_dataset(
     per_shard: int = 2,
     first_unit: int = 0,
     dropped: Sequence[int] = (),
+    videos: Path = Path("/videos"),
 ) -> Made:
-    """Write clips of so many frames, two to a shard; clip n shows a square moving its own way."""
+    """Write clips of so many frames, two to a shard; clip n shows a square moving its own way.
+
+    `videos` is where the rows say that the source files lie; nothing is written there.
+    """
     settings = DatasetSettings(name="t", encode=EncodeSettings(width=WIDTH, height=HEIGHT))
     dataset = Dataset.open_or_create(path, settings)
     made: list[dict[str, Any]] = []
@@ -48,7 +52,7 @@ def make_dataset(
         for start in range(0, len(lengths), per_shard):
             number = first_unit + start // per_shard
             video_id = f"{number:032x}"
-            part = Part(uri=f"/videos/{number}.mp4", video_id=video_id)
+            part = Part(uri=f"{videos}/{number}.mp4", video_id=video_id)
             unit_id = unit_id_of([part], settings.digest, [])
             writer.append_plan([PlannedUnit(number=number, unit_id=unit_id, parts=(part,))])
             rows, tick = [], 0
