@@ -125,6 +125,8 @@ def test_set_replaces_adds_and_removes_rules(tmp_path: Path) -> None:
         ("keep: {dark: {keep_when: x, onmissing: keep}}", "unknown key 'onmissing'"),
         ("keep: {dark: {keep_when: x, on_missing: maybe}}", "on_missing is 'maybe'"),
         ("keep: {Too Dark: x}", "'Too Dark' must be snake_case"),
+        ("keep:\n  dark: fps > 1\n  dark: fps > 9\n", "key 'dark' stands twice, again in line 3"),
+        ("keep: {}\nkeep: {}\n", "is not valid YAML: the key 'keep' stands twice"),
         ("keep: {dark: ''}", "Rule dark has an empty predicate"),
         ("near_duplicate: {cluster: x}", "near_duplicate needs cluster and rank"),
         ("near_duplicate: {cluster: x, rank: y, on_missing: kepe}", "on_missing is 'kepe'"),
