@@ -35,7 +35,7 @@ class DecisionSummary:
         num_changed: Clips whose verdict is not what it was before.
         kept_s: Length of the kept clips in seconds.
         reasons: Dropped clips by gate or rule, most frequent first.
-        version: Version of the `decisions` table that holds them.
+        version: Version of the `decisions` table that holds them; None after a dry run.
         difference: What changed against the last decision; None when this is the first.
     """
 
@@ -47,25 +47,31 @@ class DecisionSummary:
     num_changed: int
     kept_s: float
     reasons: dict[str, int]
-    version: int
+    version: int | None
     difference: Difference | None
 
 
-def decide(dataset: Dataset, recipe: Recipe) -> DecisionSummary:
+def decide(dataset: Dataset, recipe: Recipe, *, dry_run: bool = False) -> DecisionSummary:
     """Give every committed clip a verdict and put the result in the place of the last decision.
 
     A gated clip is dropped under its gate. Otherwise the first rule that is not true names the
     reason; the duplicate rule comes last. Decodes nothing: seconds for a million clips.
+
+    Args:
+        dataset: Whose clips.
+        recipe: The rules.
+        dry_run: Write nothing; the summary says what would change.
 
     Raises:
         ConfigError: Other gates than the dataset was made with, a wrong predicate, or a score
             table that is not there under `on_missing: fail`.
         DatasetError: NULL under `on_missing: fail`.
     """
-    dataset.check_writable()
+    if not dry_run:
+        dataset.check_writable()
     dataset.refresh()
     _check_gates(dataset, recipe)
-    decided = dataset.sql(_query(dataset, recipe))
+    decided = _decided(dataset, recipe)
     _refuse_null(dataset, recipe, decided.column("reason"))
     metadata = {
         "recipe": recipe.name,
@@ -74,10 +80,12 @@ def decide(dataset: Dataset, recipe: Recipe) -> DecisionSummary:
     }
     last, version = dataset.metadata("decisions").get("recipe"), dataset.versions["decisions"]
     difference = difference_of(decided, recipe=last, version=version) if last else None
+    if dry_run:
+        return _summary(dataset, recipe, decided, difference, is_written=False)
     if difference is not None:
         metadata[METADATA_KEY] = difference.to_json()
     dataset.replace_decisions(decided.select(["clip_id", "verdict", "reason"]), metadata=metadata)
-    return _summary(dataset, recipe, decided, difference)
+    return _summary(dataset, recipe, decided, difference, is_written=True)
 
 
 def check_recipe(dataset: Dataset, recipe: Recipe) -> None:
@@ -99,9 +107,31 @@ def _check_gates(dataset: Dataset, recipe: Recipe) -> None:
         )
 
 
+def _decided(dataset: Dataset, recipe: Recipe) -> pa.Table:
+    """One row per clip; a rule that fails on a clip's values is named."""
+    query = _query(dataset, recipe)
+    try:
+        return dataset.sql(query)
+    except DatasetError:
+        import duckdb
+
+        con = dataset.connection()
+        for rule in recipe.keep:
+            try:
+                con.sql(f"SELECT count(({rule.keep_when})::BOOLEAN) FROM clips").fetchall()
+            except duckdb.Error as error:
+                if not _missing_tables(con, rule.keep_when):
+                    raise _wrong(rule.name, error) from error
+        raise
+
+
 def _query(dataset: Dataset, recipe: Recipe) -> str:
     con = dataset.connection()
     rules = [(rule.name, rule.keep_when, rule.on_missing) for rule in recipe.keep]
+    for name, sql, _ in rules:
+        parsed = _parsed(con, sql)
+        if parsed["error"]:  # brackets that close ours would reach into the query around it
+            raise _wrong(name, parsed["error_message"])
     values = [_bound(con, f"({sql})::BOOLEAN", name, miss) for name, sql, miss in rules]
     cases = []
     for index, (name, _, on_missing) in enumerate(rules):
@@ -146,7 +176,7 @@ def _bound(
     import duckdb
 
     try:
-        con.sql(f"SELECT {expression} FROM clips LIMIT 0")
+        con.sql(f"SELECT clip_id, {expression} FROM clips LIMIT 0")
     except duckdb.Error as error:
         missing = sorted(_missing_tables(con, expression))
         if missing and on_missing != "fail":
@@ -156,18 +186,27 @@ def _bound(
                 f"Rule {name} needs the score table {missing[0]!r}, which is not there.",
                 hint="Compute the scores first, or say `on_missing: keep` or `drop` in the rule.",
             ) from error
-        raise ConfigError(
-            f"Rule {name} cannot be evaluated: {' '.join(str(error).split())}",
-            hint="Rules are SQL over the columns of clips and <score>.<column>.",
-        ) from error
+        raise _wrong(name, error) from error
     return expression
 
 
+def _wrong(name: str, error: object) -> ConfigError:
+    return ConfigError(
+        f"Rule {name} cannot be evaluated: {' '.join(str(error).split())}",
+        hint="Rules are SQL over the columns of clips and <score>.<column>.",
+    )
+
+
 def _missing_tables(con: duckdb.DuckDBPyConnection, expression: str) -> set[str]:
-    parsed = con.sql("SELECT json_serialize_sql($1)", params=[f"SELECT {expression}"])
     known = set(con.sql("SELECT * FROM clips LIMIT 0").columns)
-    references = _references(json.loads(parsed.fetchall()[0][0]))
+    references = _references(_parsed(con, expression))
     return {names[0] for names in references if len(names) > 1 and names[0] not in known}
+
+
+def _parsed(con: duckdb.DuckDBPyConnection, expression: str) -> dict[str, Any]:
+    found = con.sql("SELECT json_serialize_sql($1)", params=[f"SELECT {expression}"])
+    tree: dict[str, Any] = json.loads(found.fetchall()[0][0])
+    return tree
 
 
 def _references(node: Any) -> Iterator[list[str]]:
@@ -192,7 +231,12 @@ def _refuse_null(dataset: Dataset, recipe: Recipe, reasons: pa.ChunkedArray) -> 
 
 
 def _summary(
-    dataset: Dataset, recipe: Recipe, decided: pa.Table, difference: Difference | None
+    dataset: Dataset,
+    recipe: Recipe,
+    decided: pa.Table,
+    difference: Difference | None,
+    *,
+    is_written: bool,
 ) -> DecisionSummary:
     is_kept = pc.equal(decided.column("verdict"), "keep")
     is_same = pc.equal(decided.column("verdict"), decided.column("old"))
@@ -208,6 +252,6 @@ def _summary(
         num_changed=decided.num_rows - (pc.sum(is_same).as_py() or 0),
         kept_s=pc.sum(decided.filter(is_kept).column("length_s")).as_py() or 0.0,
         reasons=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
-        version=dataset.versions["decisions"],
+        version=dataset.versions["decisions"] if is_written else None,
         difference=difference,
     )
