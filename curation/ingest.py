@@ -162,7 +162,7 @@ def _probed_row(
         row["num_bytes"] = status.st_size
         row["video_id"] = video_id_of(path)
         row.update(probe(path).columns())
-        row["text"] = text_of(reference, path)
+        row.update(_caption(reference, path))
         row["sidecar"] = None if reference is None else reference.to_text()
         row["state"] = "readable"
     except SampleError as error:
@@ -171,6 +171,15 @@ def _probed_row(
         check_source(path, error)
         row.update(state="unreadable", reason="not_accessible", detail=str(error))
     return row
+
+
+def _caption(reference: SourceRef | None, path: Path) -> dict[str, str | None]:
+    """The text of a video; one that cannot be read leaves a note, and the video without text."""
+    try:
+        return {"text": text_of(reference, path)}
+    except OSError as error:
+        cause = error.strerror or str(error)
+        return {"text": None, "detail": f"The caption beside {path} cannot be read: {cause}."}
 
 
 def crashed_row(uri: str, *, source: str, embodiment: str, error: str) -> dict[str, Any]:

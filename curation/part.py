@@ -195,6 +195,8 @@ class PartWorker:
         if self._clip is not None:
             self._close(self._end_tick, "end" if self._part.end_tick is None else "unit")
         self._note(stream.report)
+        if self._video.get("detail"):  # a readable video has one when its caption is not
+            self._add_note("caption", self._video["detail"])
         return self._rows
 
     def _checked_path(self) -> Path:
@@ -335,15 +337,16 @@ class PartWorker:
             return
         words = "; ".join(report.problems) or f"{num_missing} declared frames were not there"
         only_times = report.problems and not any("decode" in text for text in report.problems)
-        self.notes.append(
-            UnitProblem(
-                video_id=self._video["video_id"],
-                stage="timestamps" if only_times and num_missing <= 0 else "damaged",
-                error=words,
-                num_frames_expected=report.num_frames_expected,
-                num_frames_decoded=report.num_frames_decoded,
-            )
+        self._add_note(
+            "timestamps" if only_times and num_missing <= 0 else "damaged",
+            words,
+            num_frames_expected=report.num_frames_expected,
+            num_frames_decoded=report.num_frames_decoded,
         )
+
+    def _add_note(self, stage: str, error: str, **counts: int) -> None:
+        video_id = self._video["video_id"]
+        self.notes.append(UnitProblem(video_id=video_id, stage=stage, error=error, **counts))
 
     def _problem(self, error: Exception) -> UnitProblem:
         text = (

@@ -181,6 +181,16 @@ def test_decide_keeps_and_drops_again_without_decoding(curated: Path, cli: Cli) 
     assert back["num_kept"] == kept["num_kept"] - 1
     text = cli("decide", curated, "--recipe", "egocentric").stdout
     assert "clips kept" in text
+    tried = cli("decide", curated, "--recipe", "permissive", "--dry-run").stdout
+    assert "1 gained" in tried
+    assert tried.endswith("Nothing was written.\n")
+    assert Dataset.open(curated).metadata("decisions")["recipe"] == "egocentric"
+
+
+def test_a_wrong_predicate_is_bad_usage_and_names_the_rule(curated: Path, cli: Cli) -> None:
+    wrong = cli("decide", curated, "--recipe", "egocentric", "--set", "keep.odd=count(*) > 3")
+    assert wrong.exit_code == 2
+    assert "Rule odd cannot be evaluated" in wrong.stderr
 
 
 def test_a_dry_run_says_what_it_would_do_and_makes_nothing(
@@ -310,6 +320,20 @@ def test_a_failing_video_is_recorded_and_its_unit_goes_on(tmp_path: Path, cli: C
     over = cli("curate", good, bad, late, worse, "--out", out, *arguments)
     assert over.exit_code == 3
     assert "2 of 4 inputs failed; the budget allows 1" in over.stderr
+
+
+def test_a_caption_that_cannot_be_read_costs_the_text_and_not_the_video(
+    tmp_path: Path, cli: Cli
+) -> None:
+    video = make_video(tmp_path / "v.mp4", num_frames=20, **SMALL)
+    (tmp_path / "v.txt").symlink_to("/proc/self/mem")  # a file whose first byte gives EIO
+    out = tmp_path / "ds"
+    assert cli("curate", video, "--out", out, "--inline", *SETS).exit_code == 0
+    (row,) = Dataset.open(out).sql("SELECT state, detail FROM files").to_pylist()
+    assert row["state"] == "processed"
+    assert "v.mp4 cannot be read: Input/output error." in row["detail"]
+    (clip,) = Dataset.open(out).sql("SELECT text, gate FROM clips").to_pylist()
+    assert clip == {"text": None, "gate": None}
 
 
 def test_spans_decide_where_clips_are(tmp_path: Path, cli: Cli) -> None:
