@@ -220,8 +220,8 @@ def judged(videos: Sequence[Labelled], found: Mapping[str, Fate]) -> dict[str, A
         "drop_reasons": dict(sorted(reasons.items())),
         "against_label": wrong,
         "num_other_family": num_other_family,
-        "keep_dropped_ratio": round(counts["keep"][0] / counts["keep"][1], 4),
-        "drop_kept_ratio": round(counts["drop"][0] / counts["drop"][1], 4),
+        "keep_dropped_ratio": round(counts["keep"][0] / max(1, counts["keep"][1]), 4),
+        "drop_kept_ratio": round(counts["drop"][0] / max(1, counts["drop"][1]), 4),
     }
 
 
