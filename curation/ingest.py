@@ -34,6 +34,7 @@ VIDEO_SUFFIXES = (
 
 UNKNOWN_EMBODIMENT = "unknown"
 NOT_READ = "not_read"
+_ACCESS_REASONS = ("not_accessible", "missing", "no_permission", "io_error")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,7 @@ class ProbeTask:
     uris: tuple[str, ...]
     source: str
     embodiment: str
+    unit_len_s: float = 600.0
     refs: Mapping[str, SourceRef] = field(default_factory=dict)
 
 
@@ -130,18 +132,27 @@ def probe_inputs(task: ProbeTask) -> list[dict[str, Any]]:
     """
     return [
         probe_input(
-            uri, source=task.source, embodiment=task.embodiment, reference=task.refs.get(uri)
+            uri,
+            source=task.source,
+            embodiment=task.embodiment,
+            unit_len_s=task.unit_len_s,
+            reference=task.refs.get(uri),
         )
         for uri in task.uris
     ]
 
 
 def probe_input(
-    uri: str, *, source: str, embodiment: str, reference: SourceRef | None = None
+    uri: str,
+    *,
+    source: str,
+    embodiment: str,
+    unit_len_s: float = 600.0,
+    reference: SourceRef | None = None,
 ) -> dict[str, Any]:
-    """Hash and probe one file; see `probe_inputs`."""
+    """Hash and probe one file, a long one cut into parts; see `probe_inputs`."""
     try:
-        return patiently(lambda: _probed_row(uri, source, embodiment, reference))
+        return patiently(lambda: _probed_row(uri, source, embodiment, unit_len_s, reference))
     except SourceError as error:
         row = _empty_row(uri, source, embodiment)
         row.update(state=NOT_READ, detail=error.message)
@@ -149,9 +160,11 @@ def probe_input(
 
 
 def _probed_row(
-    uri: str, source: str, embodiment: str, reference: SourceRef | None
+    uri: str, source: str, embodiment: str, unit_len_s: float, reference: SourceRef | None
 ) -> dict[str, Any]:
     from pipeline.video import probe
+
+    from .reading import reading_text
 
     path = path_of(uri)
     row = _empty_row(uri, source, embodiment)
@@ -161,7 +174,8 @@ def _probed_row(
             raise VideoError(f"{path} is not a regular file", reason="not_video")
         row["num_bytes"] = status.st_size
         row["video_id"] = video_id_of(path)
-        row.update(probe(path).columns())
+        facts = probe(path)
+        row.update(facts.columns(), reading=reading_text(facts, unit_len_s))
         row.update(_caption(reference, path))
         row["sidecar"] = None if reference is None else reference.to_text()
         row["state"] = "readable"
@@ -206,6 +220,12 @@ def has_changed(uri: str, num_bytes: int) -> bool:
         return path_of(uri).stat().st_size != num_bytes
     except OSError:
         return False
+
+
+def was_unread(video: Mapping[str, Any]) -> bool:
+    """Whether access to a file failed, which says nothing of it: the next run tries it again."""
+    is_open = video["video_id"] is None or video["reason"] in _ACCESS_REASONS
+    return video["state"] == "unreadable" and is_open
 
 
 def _empty_row(uri: str, source: str, embodiment: str) -> dict[str, Any]:

@@ -80,13 +80,14 @@ class _Units:
 
     def work(self, pending: Sequence[PlannedUnit], bar: Progress) -> None:
         config, doomed = self.run.config, list[Outcome[UnitTask]]()
+        limit_s = time_limit_s(self.run, pending, self.videos)
         outcomes = run_units(
             self.run.work,
             self._tasks(pending),
             engine=self.run.engine,
             slots=config.slots,
             attempts=config.attempts,
-            timeout_s=config.timeout_s,
+            timeout_s=limit_s,
             num_cpus=config.cpus_per_unit,
         )
         with closing(outcomes):  # when a commit fails, attempts end before Ray does
@@ -98,7 +99,7 @@ class _Units:
                 bar.advance(note=f"{len(self.raised)} not finished" if self.raised else None)
         for outcome in doomed:
             log.warning("unit %d: %s; trying its parts", outcome.unit.unit.number, outcome.error)
-            self._settle(quarantine(outcome.unit, timeout_s=config.timeout_s, work=self.run.work))
+            self._settle(quarantine(outcome.unit, timeout_s=limit_s, work=self.run.work))
             bar.advance()
 
     def check(self) -> None:
@@ -137,6 +138,23 @@ class _Units:
             log.info("unit %d: a part failed\n%s", number, text)
         self.run.writer.commit_units([(outcome.result.unit, outcome.result.clips)])
         log.info("unit %d: %d clips in %.1f s", number, len(outcome.result.clips), outcome.seconds)
+
+
+def time_limit_s(
+    run: UnitRun, units: Sequence[PlannedUnit], videos: Mapping[str, Mapping[str, Any]]
+) -> float:
+    """The limit of an attempt: `timeout_s` for `unit_len_s` of video, more for a longer unit.
+
+    Only a file without an index makes one: it cannot be cut, and four hours of it take their time.
+    """
+    whole_s = (
+        float(videos[unit.parts[0].uri]["duration_s"] or 0.0)
+        for unit in units
+        if len(unit.parts) == 1
+        and (unit.parts[0].start_tick, unit.parts[0].end_tick) == (None,) * 2
+    )
+    longest_s = max(whole_s, default=0.0)
+    return run.config.timeout_s * max(1.0, longest_s / run.dataset.settings.unit_len_s)
 
 
 def make_task(run: UnitRun, unit: PlannedUnit, videos: Mapping[str, dict[str, Any]]) -> UnitTask:

@@ -9,7 +9,6 @@ import json
 import logging
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
-from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from footage import SETTINGS, SMALL, dataset_contents
 
-from curation.curate import unit_edges
+from curation import ingest
 from curation.ingest import ProbeTask
 from curation.run_record import LogFile
 from curation.units import UnitRun
@@ -32,7 +31,6 @@ from pipeline.clips import ClipReader
 from pipeline.outcome import Outcome
 from pipeline.shards import ShardWriter
 from pipeline.testing import make_video, read_barcode
-from pipeline.video import probe
 
 Cli = Callable[..., SimpleNamespace]
 SETS = tuple(part for item in SETTINGS for part in ("--set", item))
@@ -228,6 +226,35 @@ def test_a_changed_input_is_reported_and_not_read_again(tmp_path: Path, cli: Cli
     assert Dataset.open(out).table("videos").num_rows == 2
 
 
+def test_an_input_that_could_not_be_reached_is_tried_again(
+    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mount that was away is no property of the file, nor is its return a change of it."""
+    make_video(tmp_path / "in.mp4", num_frames=20, **SMALL)
+    make_video(tmp_path / "other.mp4", num_frames=20, seed=3, **SMALL)
+    out, real = tmp_path / "ds", ingest.video_id_of
+
+    def away(path: Path) -> str:
+        if path.name == "in.mp4":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    args = ("curate", tmp_path / "in.mp4", tmp_path / "other.mp4", "--out", out, "--inline", *SETS)
+    monkeypatch.setattr(ingest, "video_id_of", away)
+    for _ in range(2):
+        assert cli(*args).exit_code == 0
+        assert states(out)["in.mp4"] == ("unreadable", "not_accessible")
+    version = Dataset.open(out).versions["videos"]
+    monkeypatch.setattr(ingest, "video_id_of", real)
+    result = cli(*args, "--json")
+    assert json.loads(result.stdout)["inputs"]["changed"] == []
+    assert states(out) == {"in.mp4": ("processed", None), "other.mp4": ("processed", None)}
+    dataset = Dataset.open(out)
+    assert dataset.table("videos").num_rows == 2
+    assert dataset.versions["videos"] == version + 1
+    assert validate(dataset) == []
+
+
 @pytest.mark.parametrize(
     ("names", "code", "message"),
     [
@@ -417,17 +444,6 @@ def test_a_file_that_kills_the_probe_is_unreadable_and_the_others_go_on(
         "deadly.mp4": ("unreadable", "probe_died"),
         "good.mp4": ("processed", None),
     }
-
-
-def test_long_videos_are_cut_at_frames_but_transport_streams_never(tmp_path: Path) -> None:
-    mp4 = make_video(tmp_path / "a.mp4", num_frames=75, **SMALL)
-    stream = make_video(tmp_path / "a.ts", num_frames=75, **SMALL)
-    facts = probe(mp4)
-    first = facts.start_tick * Fraction(facts.time_base)
-    edges = [edge * Fraction(facts.time_base) - first for edge in unit_edges(str(mp4), 2.0)]
-    assert edges == [2, 4]
-    assert unit_edges(str(stream), 2.0) == []
-    assert unit_edges(str(tmp_path / "gone.mp4"), 2.0) == []
 
 
 def test_a_dry_run_looks_at_the_folder_and_bears_broken_links(tmp_path: Path, cli: Cli) -> None:
