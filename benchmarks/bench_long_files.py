@@ -1,7 +1,7 @@
 """A file of four hours beside one of two minutes: probe, plan, and work on its parts.
 
 Both repeat the packets of one ten-second encode (320x180 H.264, 2 Mbit/s or so), so they differ in
-length alone; units are two minutes long. Each step runs in a process of its own; `again` is the
+length alone; units are half a minute long. Each step runs in a process of its own; `again` is the
 same unit as if its row did not say how parts are read, which is what every unit did before: all
 packets of the file are read once more.
 
@@ -34,7 +34,7 @@ from manifests.records import Part, PlannedUnit
 from manifests.settings import DatasetSettings, EncodeSettings
 from pipeline.testing import make_video
 
-LOOP_S, SHORT_S, LONG_S, UNIT_S = 10, 120, 14_400, 120.0
+LOOP_S, SHORT_S, LONG_S, UNIT_S = 10, 120, 14_400, 30.0
 SETTINGS = DatasetSettings(
     name="d", unit_len_s=UNIT_S, encode=EncodeSettings(width=320, height=240)
 )
@@ -122,8 +122,8 @@ def main() -> None:
             "short_probe": ("probe", short, 0), "long_probe": ("probe", long, 0),
             "short_plan": ("plan", short, 0), "long_plan": ("plan", long, 0),
             "short_unit": ("unit", short, 0), "long_first_unit": ("unit", long, 0),
-            "long_middle_unit": ("unit", long, 60), "long_last_unit": ("unit", long, -1),
-            "long_middle_unit_again": ("again", long, 60),
+            "long_middle_unit": ("unit", long, 240), "long_last_unit": ("unit", long, -1),
+            "long_middle_unit_again": ("again", long, 240),
         }  # fmt: skip
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in steps}
         for _ in range(options.rounds):

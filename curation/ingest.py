@@ -107,13 +107,27 @@ def find_inputs(
 
 
 def uri_of(path: str | Path) -> str:
-    """The absolute resolved path as text; bytes that are not UTF-8 become `%XX`."""
+    """The absolute resolved path as text; bytes that are not UTF-8 become `%XX`.
+
+    In a name with such bytes a `%` becomes `%25`; other names stand as they are.
+
+    Raises:
+        UsageError: Another file really has the name that this one would get.
+    """
     raw = os.fsencode(os.path.realpath(path))
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
         text = raw.decode("utf-8", errors="surrogateescape")
-        return "".join(f"%{ord(c) - 0xDC00:02X}" if _is_escape(c) else c for c in text)
+        text = text.replace("%", "%25")
+        uri = "".join(f"%{ord(c) - 0xDC00:02X}" if _is_escape(c) else c for c in text)
+        if os.path.lexists(uri):
+            raise UsageError(
+                f"Two files would both be called {uri!r}: one has that name, the other has bytes "
+                "in its place that are not UTF-8.",
+                hint="Rename one of them.",
+            ) from None
+        return uri
 
 
 def path_of(uri: str) -> Path:
