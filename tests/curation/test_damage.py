@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from unit_helpers import SETTINGS, curate_file
 
-from manifests.recipe import load_recipe
+from manifests.recipe import gate_of, load_recipe
 from pipeline.clips import ClipReader
 from pipeline.damage import DamageLog
 from pipeline.testing import make_video, read_barcode
@@ -19,6 +19,9 @@ DAMAGE = (
     "missing_frames_ratio", "corrupt_frames_ratio", "num_undecodable_packets",
     "num_format_changes", "longest_gap_frames",
 )  # fmt: skip
+
+
+LONG = {"num_frames": 100, "start_s": 0.0, "end_s": 5.0}
 
 
 def damage_of(row: dict[str, Any]) -> list[Any]:
@@ -113,6 +116,14 @@ def test_hdr_is_told(tmp_path: Path) -> None:
     assert row["is_hdr"] == 1
     plain = make_video(tmp_path / "b.mp4", num_frames=20, width=160, height=120)
     assert curate_file(plain, tmp_path / "plain").clips[0]["is_hdr"] == 0
+
+
+def test_the_strict_recipe_drops_what_is_damaged() -> None:
+    (rule,) = (rule for rule in load_recipe("strict").keep if rule.name == "damaged")
+    values = {"missing_frames_ratio": 0.04, "corrupt_frames_ratio": 0.0}
+    assert gate_of((rule,), {**values, **LONG}, min_frames=1, min_duration_s=0) is None
+    values["corrupt_frames_ratio"] = 0.02
+    assert gate_of((rule,), {**values, **LONG}, min_frames=1, min_duration_s=0) == "damaged"
 
 
 @pytest.mark.parametrize("name", [*DAMAGE, "is_hdr"])
