@@ -40,6 +40,7 @@ MEASURE_BARS = {"480p30": 1.35, "1080p30": 1.15}
 BYTES_BAR, WORKERS_BAR, BUSY_BAR = 0.01, 1.1, 0.9
 MEMORY_BARS_MB = {"1080p30": 500, "2160p30": 800}
 UNIT_S, NUM_UNITS = 2.0, 42
+SLOW = ("curate_ray", "nemo", "tools")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,7 +84,9 @@ class Bench:
         options = self.options
         foreign = {"encoder": self.encoder(), "clip_len_s": CLIP_LEN_S}
         python: dict[str, Callable[[], dict[str, dict[str, Any]]]] = {
-            "curate": lambda: run(own, self.jobs("curate", number, engine="inline")),
+            "curate": lambda: run(
+                own, self.jobs("curate", number, engine="inline", page=number == 0)
+            ),
             "curate_ray": lambda: run(own, self.jobs("curate", number, engine="ray", slots=1)),
             "measure": lambda: run(own, self.jobs("measure", number)),
             "decode": lambda: run(floor, self.jobs("decode", number)),
@@ -152,7 +155,7 @@ def measure_all(bench: Bench) -> None:
     for number in range(options.rounds):
         found: dict[str, dict[str, dict[str, Any]]] = {}
         todo = sides[number % len(sides) :] + sides[: number % len(sides)]
-        todo = [side for side in todo if side not in foreign or number < options.foreign_rounds]
+        todo = [side for side in todo if side not in SLOW or number < options.slow_rounds]
         if number == 0:
             found["curate"] = bench.run_side("curate", number)
             todo.remove("curate")
@@ -196,7 +199,7 @@ def compare(bench: Bench, side: str, base: str, video: Input) -> dict[str, Any] 
     below = [found[base][video.name]["cpu_s"] for found in rounds]
     ratios = [a / b for a, b in zip(seconds, below, strict=True)]
     start_up = [cpu_s(found[side]["tiny"]) - cpu_s(found[base]["tiny"]) for found in rounds]
-    pages = [found[side][video.name]["facts"].get("page_cpu_s", 0.0) for found in rounds]
+    pages = [found[side][video.name]["facts"].get("page_cpu_s", 0.0) for found in rounds[:1]]
     return {
         "cpu_s": spread(seconds),
         "ratio": spread(ratios),
@@ -204,7 +207,7 @@ def compare(bench: Bench, side: str, base: str, video: Input) -> dict[str, Any] 
             1e6 * (spread(seconds)["median"] - spread(below)["median"]) / video.num_frames
         ),
         "start_up_cpu_s": spread(start_up),
-        "page_cpu_s": spread(pages),
+        "page_cpu_s": round(pages[0], 2),
         "num_rounds": len(rounds),
     }
 
@@ -279,7 +282,11 @@ def measure_memory(bench: Bench) -> dict[str, float]:
     videos = {"1080p30": next(v for v in bench.inputs if v.name == "1080p30 camera").path}
     options = bench.options
     videos["2160p30"] = make_input(
-        "2160p30", "camera", videos=options.videos, folder=bench.folder, seconds=3.0
+        "2160p30",
+        "camera",
+        videos=options.videos,
+        folder=options.inputs or bench.folder,
+        seconds=3.0,
     ).path
     peaks = {}
     for size, video in videos.items():
@@ -330,7 +337,7 @@ def parse() -> argparse.Namespace:
     add("--seconds", type=float, default=24.0, help="length of each input")
     add("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     add("--rounds", type=int, default=3)
-    add("--foreign-rounds", type=int, default=3, help="rounds of nemo and tools, at most --rounds")
+    add("--slow-rounds", type=int, default=3, help=f"rounds of {', '.join(SLOW)}")
     add("--parallel", type=int, default=1, help="sides measured at a time")
     add("--inputs", type=Path, help="folder to keep the inputs in, and to take them from")
     add("--nemo-python", help="Python of an environment with nemo-curator==1.4.0 and OpenCV")
