@@ -12,6 +12,7 @@ two workers 1.0-1.05x the CPU of one, each busy 95 % of the time; 350 MB at 1080
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_decode_memory import lengthen
-from common import arguments, report, spread
+from common import RESULTS, arguments, report, spread
 from sides.inputs import STYLES, Input, make_input, make_tiny
 from sides.meter import SideFailed, measure
 from sides.workers import busy_ratios, read_units
@@ -39,7 +40,8 @@ BARS = {"curate": 1.15, "curate_ray": 1.15}
 MEASURE_BARS = {"480p30": 1.35, "1080p30": 1.15}
 BYTES_BAR, WORKERS_BAR, BUSY_BAR = 0.01, 1.1, 0.9
 MEMORY_BARS_MB = {"1080p30": 500, "2160p30": 800}
-UNIT_S, NUM_UNITS = 2.0, 42
+UNIT_S, NUM_UNITS = 1.5, 42
+SECTIONS = ("sides", "workers", "memory")
 SLOW = ("curate_ray", "nemo", "tools")
 
 
@@ -117,6 +119,7 @@ def run(
 ) -> dict[str, dict[str, Any]]:
     """Run one side's script; a foreign Python does not see our packages' folder."""
     env = dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    env["RAY_worker_niceness"] = "0"  # else a busy machine starves Ray's workers alone
     if python is not None and Path(python) != Path(sys.executable):
         env.pop("PYTHONPATH", None)
     return measure([python or sys.executable, script], jobs, env=env)
@@ -277,7 +280,7 @@ def measure_workers(bench: Bench) -> dict[str, Any]:
     }
 
 
-def measure_memory(bench: Bench) -> dict[str, float]:
+def measure_memory(bench: Bench) -> dict[str, Any]:
     """Peak resident memory, in MB, of a process that curates one unit of each size."""
     videos = {"1080p30": next(v for v in bench.inputs if v.name == "1080p30 camera").path}
     options = bench.options
@@ -299,13 +302,13 @@ def measure_memory(bench: Bench) -> dict[str, float]:
         if process.returncode:
             raise SystemExit(f"the worker of {size} ended with {process.returncode}")
         peaks[size] = round(usage.ru_maxrss / 1024, 1)
-    return peaks
+    return {"peak_mb": peaks}
 
 
-def verdicts(rows: Sequence[dict[str, Any]], record: dict[str, Any]) -> dict[str, bool]:
+def verdicts(result: dict[str, Any]) -> dict[str, bool]:
     """Every bar, and whether it was reached."""
     found = {}
-    for row in rows:
+    for row in result.get("sides", {}).get("rows", ()):
         for side, bar in BARS.items():
             found[f"{side} {row['input']} <= {bar} floor"] = row[side]["ratio"]["median"] <= bar
         bar = MEASURE_BARS[row["input"].split()[0]]
@@ -313,12 +316,11 @@ def verdicts(rows: Sequence[dict[str, Any]], record: dict[str, Any]) -> dict[str
         found[f"measure {row['input']} <= {bar} decode"] = ratio <= bar
         difference = row["bytes_difference_ratio"]
         found[f"bytes {row['input']} within {BYTES_BAR}"] = difference <= BYTES_BAR
-    workers, memory = record.get("workers"), record.get("worker_peak_mb", {})
-    if workers:
+    if workers := result.get("workers"):
         found[f"2 workers <= {WORKERS_BAR} of 1"] = workers["ratio"] <= WORKERS_BAR
         busy = workers["busy_ratio_by_worker"]
         found[f"each worker busy >= {BUSY_BAR}"] = len(busy) == 2 and min(busy) >= BUSY_BAR
-    for size, peak in memory.items():
+    for size, peak in result.get("memory", {}).get("peak_mb", {}).items():
         found[f"memory {size} <= {MEMORY_BARS_MB[size]} MB"] = peak <= MEMORY_BARS_MB[size]
     return found
 
@@ -342,7 +344,13 @@ def parse() -> argparse.Namespace:
     add("--inputs", type=Path, help="folder to keep the inputs in, and to take them from")
     add("--nemo-python", help="Python of an environment with nemo-curator==1.4.0 and OpenCV")
     add("--tools-python", help="Python of an environment with scenedetect and OpenCV")
-    add("--without", nargs="*", choices=("workers", "memory"), default=())
+    add(
+        "--sections",
+        nargs="+",
+        choices=SECTIONS,
+        default=list(SECTIONS),
+        help="what to measure; other sections stay as an earlier --save left them",
+    )
     return parser.parse_args()  # fmt: skip
 
 
@@ -358,27 +366,40 @@ def prepare_inputs(options: argparse.Namespace, folder: Path) -> tuple[Input, li
     return make_tiny(folder), made
 
 
+def known_sections(wanted: Sequence[str]) -> dict[str, Any]:
+    """Sections of the kept record that are not measured again."""
+    try:
+        kept = json.loads((RESULTS / "curation.json").read_text(encoding="utf-8"))["result"]
+    except (OSError, KeyError, ValueError):
+        return {}
+    return {name: kept[name] for name in SECTIONS if name in kept and name not in wanted}
+
+
+def measure_sides(bench: Bench) -> dict[str, Any]:
+    """Every side on every input."""
+    measure_all(bench)
+    return {
+        "inputs_from": "real clips" if bench.options.videos else "generated footage",
+        "rows": table(bench),
+        "skipped": bench.skipped,
+    }
+
+
 def main() -> None:
     """Measure everything; exit 1 when a bar is missed."""
     options = parse()
-    before = os.getloadavg()[0]
+    result = known_sections(options.sections) if options.save else {}
+    measures = {"sides": measure_sides, "workers": measure_workers, "memory": measure_memory}
     with tempfile.TemporaryDirectory(prefix="egodojo-bench-") as name:
         tiny, inputs = prepare_inputs(options, Path(name))
         bench = Bench(options=options, folder=Path(name), tiny=tiny, inputs=inputs)
-        measure_all(bench)
-        rows = table(bench)
-        result: dict[str, Any] = {
-            "inputs_from": "real clips" if options.videos else "generated footage",
-            "rows": rows,
-            "skipped": bench.skipped,
-        }
-        if "workers" not in options.without:
-            result["workers"] = measure_workers(bench)
-        if "memory" not in options.without:
-            result["worker_peak_mb"] = measure_memory(bench)
-        result["bars"] = verdicts(rows, result)
-        result["load_1min"] = [round(before, 1), round(os.getloadavg()[0], 1)]
-        report("curation", {"result": result}, options)
+        for section in options.sections:
+            before = os.getloadavg()[0]
+            found = measures[section](bench)
+            load = [round(before, 1), round(os.getloadavg()[0], 1)]
+            result[section] = {**found, "load_1min": load}
+    result["bars"] = verdicts(result)
+    report("curation", {"result": result}, options)
     sys.exit(0 if all(result["bars"].values()) else 1)
 
 

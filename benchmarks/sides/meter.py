@@ -19,7 +19,7 @@ from typing import Any
 
 from sides.marks import PREFIX
 
-SAMPLE_EVERY_S = 0.25
+SAMPLE_EVERY_S = 1.0
 TAIL_CHARS = 3000
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PARENT, _USER, _SYSTEM, _CHILD_USER, _CHILD_SYSTEM, _STARTED = 1, 11, 12, 13, 14, 19
