@@ -310,7 +310,9 @@ def verdicts(result: dict[str, Any]) -> dict[str, bool]:
     found = {}
     for row in result.get("sides", {}).get("rows", ()):
         for side, bar in BARS.items():
-            found[f"{side} {row['input']} <= {bar} floor"] = row[side]["ratio"]["median"] <= bar
+            if row[side]:
+                ratio = row[side]["ratio"]["median"]
+                found[f"{side} {row['input']} <= {bar} floor"] = ratio <= bar
         bar = MEASURE_BARS[row["input"].split()[0]]
         ratio = row["measure"]["ratio"]["median"]
         found[f"measure {row['input']} <= {bar} decode"] = ratio <= bar
