@@ -165,17 +165,24 @@ def measure_all(bench: Bench) -> None:
             for video in [bench.tiny, *bench.inputs]:
                 dataset = Path(found["curate"][video.name]["facts"]["dataset"])
                 bench.written[video.name] = written(dataset)
+        bench.rounds.append(found)
         with ThreadPoolExecutor(options.parallel) as pool:
             waiting = {side: pool.submit(bench.run_side, side, number) for side in todo}
-            for side, future in waiting.items():
-                try:
-                    found[side] = future.result()
-                except SideFailed as error:
-                    if side not in foreign:
-                        raise
-                    bench.skipped[side] = str(error)
-                    sides.remove(side)
-        bench.rounds.append(found)
+            try:
+                for side, future in waiting.items():
+                    try:
+                        found[side] = future.result()
+                    except SideFailed as error:
+                        if side not in foreign:
+                            raise
+                        bench.skipped[side] = str(error)
+                        sides.remove(side)
+            except KeyboardInterrupt:  # what was measured so far is reported
+                pool.shutdown(cancel_futures=True)
+                done = [side for side in todo if waiting[side].done()]
+                found |= {s: waiting[s].result() for s in done if not waiting[s].cancelled()}
+                print("stopped early", file=sys.stderr)
+                return
         shutil.rmtree(bench.folder / "out", ignore_errors=True)
 
 
@@ -215,6 +222,11 @@ def compare(bench: Bench, side: str, base: str, video: Input) -> dict[str, Any] 
     }
 
 
+def plain(bench: Bench, side: str, video: Input) -> dict[str, float]:
+    """CPU-seconds of a side that has no start-up to take off."""
+    return spread([found[side][video.name]["cpu_s"] for found in bench.rounds if side in found])
+
+
 def table(bench: Bench) -> list[dict[str, Any]]:
     """One row per input."""
     rows = []
@@ -231,16 +243,12 @@ def table(bench: Bench) -> list[dict[str, Any]]:
                 "num_frames": video.num_frames,
                 "kbits_per_s": video.kbits_per_s,
                 "num_clips": len(bench.written[video.name]["spans"]),
-                "floor_cpu_s": spread(
-                    [found["floor"][video.name]["cpu_s"] for found in bench.rounds]
-                ),
+                "floor_cpu_s": plain(bench, "floor", video),
                 **sides,
                 "mp4_bytes": ours,
                 "floor_mp4_bytes": floor_bytes,
                 "bytes_difference_ratio": round(abs(ours - floor_bytes) / floor_bytes, 5),
-                "decode_cpu_s": spread(
-                    [found["decode"][video.name]["cpu_s"] for found in bench.rounds]
-                ),
+                "decode_cpu_s": plain(bench, "decode", video),
                 "measure": compare(bench, "measure", "decode", video),
             }
         )
