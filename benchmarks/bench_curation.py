@@ -398,7 +398,7 @@ def measure_sides(bench: Bench) -> dict[str, Any]:
 def main() -> None:
     """Measure everything; exit 1 when a bar is missed."""
     options = parse()
-    result = known_sections(options.sections) if options.save else {}
+    result: dict[str, Any] = {}
     measures = {"sides": measure_sides, "workers": measure_workers, "memory": measure_memory}
     with tempfile.TemporaryDirectory(prefix="egodojo-bench-") as name:
         tiny, inputs = prepare_inputs(options, Path(name))
@@ -408,6 +408,8 @@ def main() -> None:
             found = measures[section](bench)
             load = [round(before, 1), round(os.getloadavg()[0], 1)]
             result[section] = {**found, "load_1min": load}
+    if options.save:
+        result |= known_sections(options.sections)
     result["bars"] = verdicts(result)
     report("curation", {"result": result}, options)
     sys.exit(0 if all(result["bars"].values()) else 1)
