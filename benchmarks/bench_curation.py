@@ -45,6 +45,10 @@ SECTIONS = ("sides", "workers", "memory")
 SLOW = ("curate_ray", "nemo", "tools")
 
 
+Round = dict[str, dict[str, dict[str, Any]]]
+"""What was measured, by side and input."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Bench:
     """Inputs, sides and what was measured so far."""
@@ -54,7 +58,7 @@ class Bench:
     tiny: Input
     inputs: list[Input]
     written: dict[str, dict[str, Any]] = field(default_factory=dict)
-    rounds: list[dict[str, dict[str, dict[str, Any]]]] = field(default_factory=list)
+    rounds: list[Round] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
 
     def jobs(self, mode: str, number: int, **more: Any) -> list[dict[str, Any]]:
@@ -80,8 +84,8 @@ class Bench:
             words += [f"-{name}", value]
         return [*words, "-vf", shape, "-pix_fmt", "yuv420p"]
 
-    def run_side(self, side: str, number: int) -> dict[str, dict[str, Any]]:
-        """Measure one side on every input."""
+    def run_side(self, side: str, number: int) -> dict[str, dict[str, Any]] | None:
+        """Measure one side on every input; what it cost is said at once. None when it failed."""
         own, floor = str(HERE / "sides" / "ours.py"), str(HERE / "sides" / "floor.py")
         options = self.options
         foreign = {"encoder": self.encoder(), "clip_len_s": CLIP_LEN_S}
@@ -105,9 +109,14 @@ class Bench:
             ),
         }
         try:
-            return python[side]()
-        finally:
-            print(f"round {number}: {side} done", file=sys.stderr)
+            found = python[side]()
+        except SideFailed as error:
+            self.skipped[side] = f"round {number}: {error}"
+            print(f"{side} failed: {error}", file=sys.stderr)
+            return None
+        seconds = {name: job["cpu_s"] for name, job in found.items()}
+        print(json.dumps({"round": number, "side": side, "cpu_s": seconds}), file=sys.stderr)
+        return found
 
     def _spanned(self, job: dict[str, Any]) -> dict[str, Any]:
         known = self.written[job["name"]]
@@ -156,33 +165,33 @@ def measure_all(bench: Bench) -> None:
         else:
             bench.skipped[side] = reason
     for number in range(options.rounds):
-        found: dict[str, dict[str, dict[str, Any]]] = {}
+        found: Round = {}
         todo = sides[number % len(sides) :] + sides[: number % len(sides)]
         todo = [side for side in todo if side not in SLOW or number < options.slow_rounds]
+        bench.rounds.append(found)
         if number == 0:
-            found["curate"] = bench.run_side("curate", number)
+            first = bench.run_side("curate", number)
+            if first is None:
+                raise SystemExit(f"nothing can be compared: {bench.skipped['curate']}")
+            found["curate"] = first
             todo.remove("curate")
             for video in [bench.tiny, *bench.inputs]:
-                dataset = Path(found["curate"][video.name]["facts"]["dataset"])
+                dataset = Path(first[video.name]["facts"]["dataset"])
                 bench.written[video.name] = written(dataset)
-        bench.rounds.append(found)
-        with ThreadPoolExecutor(options.parallel) as pool:
-            waiting = {side: pool.submit(bench.run_side, side, number) for side in todo}
-            try:
-                for side, future in waiting.items():
-                    try:
-                        found[side] = future.result()
-                    except SideFailed as error:
-                        if side not in foreign:
-                            raise
-                        bench.skipped[side] = str(error)
-                        sides.remove(side)
-            except KeyboardInterrupt:  # what was measured so far is reported
-                pool.shutdown(cancel_futures=True)
-                done = [side for side in todo if waiting[side].done()]
-                found |= {s: waiting[s].result() for s in done if not waiting[s].cancelled()}
-                print("stopped early", file=sys.stderr)
-                return
+
+        def one(side: str, found: Round = found, number: int = number) -> None:
+            if (measured := bench.run_side(side, number)) is not None:
+                found[side] = measured
+
+        pool = ThreadPoolExecutor(options.parallel)
+        try:
+            for future in [pool.submit(one, side) for side in todo]:
+                future.result()
+        except KeyboardInterrupt:  # what was measured so far is reported
+            print("stopping when the sides that run now have ended", file=sys.stderr)
+            return
+        finally:
+            pool.shutdown(cancel_futures=True)
         shutil.rmtree(bench.folder / "out", ignore_errors=True)
 
 

@@ -33,6 +33,7 @@ done
 exec {ffmpeg} "$@"
 """
 DECLARED_CPUS = 8
+STARTS = 4
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
@@ -99,8 +100,16 @@ def quoted(word: str) -> str:
 
 
 def start_ray() -> None:
-    if not ray.is_initialized():
-        ray.init(num_cpus=DECLARED_CPUS, include_dashboard=False, log_to_driver=False)
+    """Start Ray before NeMo does; on a busy machine Ray's own 30 s limit is too short at times."""
+    for attempt in range(STARTS):
+        if ray.is_initialized():
+            return
+        try:
+            ray.init(num_cpus=DECLARED_CPUS, include_dashboard=False, log_to_driver=False)
+        except Exception:
+            ray.shutdown()
+            if attempt == STARTS - 1:
+                raise
 
 
 if __name__ == "__main__":
