@@ -284,13 +284,13 @@ class _Curation:
         pending = self._dataset.pending_units()
         with engine_started(self._request.engine if new or pending else "inline"):
             with record.timed("work"):
-                self._finish(writer)
+                self._finish(writer, record)
             with record.timed("probe"):
                 self._probe(new, writer)
             with record.timed("plan"):
                 self._plan(writer)
             with record.timed("work"):
-                self._finish(writer)
+                self._finish(writer, record)
 
     def _dedup(self) -> None:
         """Look for near-duplicates, unless the dataset is too large to do so in passing."""
@@ -319,7 +319,7 @@ class _Curation:
                 log.warning("%s has changed since it was probed and is not read again", uri)
         return [uri for uri in uris if uri not in known or uri in self._retried]
 
-    def _finish(self, writer: Writer) -> None:
+    def _finish(self, writer: Writer, record: RunRecord) -> None:
         bodies = self._dataset.sql("SELECT DISTINCT embodiment FROM videos")["embodiment"]
         self._num_units += finish_units(
             UnitRun(
@@ -329,6 +329,7 @@ class _Curation:
                 engine=self._request.engine,
                 action_names=action_columns(bodies.to_pylist(), self._request.embodiment),
                 quiet=self._request.quiet,
+                note=lambda row: record.add_line("units.jsonl", row),
             )
         )
 

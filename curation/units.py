@@ -34,7 +34,11 @@ GIVE_UP_AFTER = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitRun:
-    """Where and how units are run."""
+    """Where and how units are run.
+
+    Attributes:
+        note: Is told of every unit that ended: its number, worker, start, seconds and clips.
+    """
 
     dataset: Dataset
     writer: Writer
@@ -43,6 +47,7 @@ class UnitRun:
     action_names: Mapping[str, tuple[str, ...]]
     quiet: bool = False
     work: Work = curate_unit
+    note: Callable[[dict[str, Any]], None] | None = None
 
 
 def finish_units(run: UnitRun) -> int:
@@ -124,6 +129,8 @@ class _Units:
 
     def _settle(self, outcome: Outcome[UnitTask]) -> None:
         number = outcome.unit.unit.number
+        if self.run.note is not None:
+            self.run.note(_timing(outcome))
         if outcome.result is None:
             log.error("unit %d: %s", number, outcome.error)
             log.info("unit %d: raised by\n%s", number, outcome.traceback)
@@ -200,6 +207,18 @@ def action_columns(names: Collection[str], given: str | None) -> dict[str, tuple
         except ConfigError:
             log.info("no action columns are known for the embodiment %r", name)
     return columns
+
+
+def _timing(outcome: Outcome[UnitTask]) -> dict[str, Any]:
+    """One line of the run record's `units.jsonl`."""
+    return {
+        "number": outcome.unit.unit.number,
+        "worker": outcome.worker,
+        "started_at": round(outcome.started_at, 3),
+        "seconds": round(outcome.seconds, 3),
+        "attempts": outcome.attempts,
+        "num_clips": 0 if outcome.result is None else len(outcome.result.clips),
+    }
 
 
 def _dead(task: UnitTask, position: int, error: str | None) -> UnitProblem:

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import logging
+import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -118,6 +119,16 @@ def test_tar_members_are_plain_and_carry_the_facts(curated: Path) -> None:
     same = ("clip_id", "video_id", "start_s", "end_s", "num_frames", "fps", "text", "shard")
     assert {name: facts[name] for name in same} == {name: row[name] for name in same}
     assert facts["brightness_mean_luma"] == row["brightness_mean_luma"]
+
+
+def test_the_record_says_when_and_where_each_unit_was_worked_on(curated: Path) -> None:
+    (lines,) = curated.glob("runs/*/units.jsonl")
+    rows = [json.loads(line) for line in lines.read_text(encoding="ascii").splitlines()]
+    units = Dataset.open(curated).table("units").to_pylist()
+    assert sorted(row["number"] for row in rows) == sorted(unit["number"] for unit in units)
+    assert sum(row["num_clips"] for row in rows) == Dataset.open(curated).table("clips").num_rows
+    assert all(row["seconds"] > 0 and row["started_at"] > 1.7e9 for row in rows)
+    assert {row["worker"].rpartition(":")[2] for row in rows} == {str(os.getpid())}
 
 
 def test_a_rerun_does_nothing_and_changes_nothing(curated: Path, footage: Path, cli: Cli) -> None:
