@@ -1,4 +1,4 @@
-"""The only home of PyAV and decord: probing, exact decoding, scaling, encoding, random access.
+"""The home of PyAV and decord: probing, exact decoding, encoding, random access.
 
 Decoders and encoders use one thread: work is spread over processes, and the same input gives the
 same frames and the same bytes.
@@ -25,7 +25,7 @@ from av.packet import Packet
 from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType, VideoFrame
-from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -35,9 +35,9 @@ from manifests.settings import EncodeSettings
 from .clip_profile import ENCODER_DEFAULTS, ClipClock, x264_options
 from .flaky import check_source
 from .frames import DecodedFrame, DecodeReport, FrameStream, check_for_decord
-from .geometry import crop_planes
 from .mp4 import Mp4Index, index_mp4, open_error
 from .packets import PacketLog, PacketTable, VideoProbe, describe
+from .pictures import FrameScaler
 
 __all__ = [
     "ClipEncoder", "DecodeReport", "DecodedFrame", "FrameScaler", "FrameStream", "Mp4Index",
@@ -45,8 +45,6 @@ __all__ = [
 ]  # fmt: skip
 
 _TEXT_CONTAINERS = frozenset({"tty", "bin", "xbin", "idf", "adf"})
-_AREA = Interpolation.AREA | Interpolation.BITEXACT
-_SMALL_WIDTH_PX, _SMALL_HEIGHT_PX = 320, 240
 _BITEXACT = {"fflags": "+bitexact"}
 _FALLBACK_TIME_BASE = Fraction(1, 90_000)
 
@@ -119,60 +117,6 @@ def decode(
     return FrameStream(
         source, troubles, name=str(path), facts=facts, start_tick=start_tick, end_tick=end_tick
     )
-
-
-class FrameScaler:
-    """Turns decoded frames into the pictures that are written: cropped, scaled and upright.
-
-    The centre of the displayed picture is cut to the aspect of the output, on even stored pixels,
-    and scaled by area in 8-bit 4:2:0 limited range, to which other formats are converted first.
-
-    Args:
-        facts: The probe of the video.
-        width, height: Output size in pixels, even.
-    """
-
-    def __init__(self, facts: VideoProbe, width: int, height: int) -> None:
-        self._facts = facts
-        self._width, self._height = width, height
-        self._convert, self._scale, self._shrink = (VideoReformatter() for _ in range(3))
-        self._aspect = Fraction(width, height)
-        self.box = facts.crop_box(facts.stored_width, facts.stored_height, self._aspect)
-
-    @property
-    def scale_ratio(self) -> float:
-        """Output pixels per source pixel along a side, the geometric mean of both sides."""
-        area = self.box.width * self.box.height
-        return float(np.sqrt(self._width * self._height / area))
-
-    def scale(self, decoded: DecodedFrame) -> VideoFrame:
-        """Return the written picture: a yuv420p frame with the source's colour tags."""
-        frame = _to_limited_420(decoded.frame, self._convert)
-        box = self._facts.crop_box(frame.width, frame.height, self._aspect)
-        if (box.width, box.height) != (frame.width, frame.height):
-            planes = tuple(crop_planes(_planes(frame), box))
-            cropped = VideoFrame.from_dlpack(planes, "yuv420p", box.width, box.height)
-            frame = _copy_tags(frame, cropped)
-        size = (self._width, self._height)
-        if decoded.rotation % 180:
-            size = (self._height, self._width)
-        scaled = self._scale.reformat(frame, *size, "yuv420p", interpolation=_AREA, threads=1)
-        if decoded.rotation:
-            turns = decoded.rotation // 90
-            scaled = _from_planes([np.rot90(plane, turns) for plane in _planes(scaled)])
-        return _copy_tags(frame, scaled)
-
-    def small(self, frame: VideoFrame) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Shrink a written picture to the one all measures look at; about 0.2 ms.
-
-        Returns:
-            Luma, uint8 (240, 320), and chroma Cb and Cr, uint8 (2, 120, 160).
-        """
-        reduced = self._shrink.reformat(
-            frame, _SMALL_WIDTH_PX, _SMALL_HEIGHT_PX, "yuv420p", interpolation=_AREA, threads=1
-        )
-        luma, cb, cr = _planes(reduced)
-        return np.ascontiguousarray(luma), np.stack([cb, cr])
 
 
 class ClipEncoder:
@@ -456,45 +400,3 @@ def _decord_frames(
         frame = VideoFrame.from_ndarray(reader[number].asnumpy(), format="rgb24")
         frame.pts = int(ticks[number])
         yield frame
-
-
-def _to_limited_420(frame: VideoFrame, reformatter: VideoReformatter) -> VideoFrame:
-    """Convert to 8-bit 4:2:0 limited range, keeping the colour matrix; RGB becomes BT.601."""
-    if frame.format.name == "yuv420p" and frame.color_range != ColorRange.JPEG:
-        return frame
-    is_rgb = frame.format.is_rgb or frame.format.name == "pal8"
-    converted = reformatter.reformat(
-        frame,
-        frame.width,
-        frame.height,
-        "yuv420p",
-        dst_colorspace=Colorspace.ITU601 if is_rgb else None,
-        dst_color_range=ColorRange.MPEG,
-        interpolation=_AREA,
-        threads=1,
-    )
-    _copy_tags(frame, converted)
-    if is_rgb:
-        converted.colorspace = Colorspace.ITU601
-    return converted
-
-
-def _copy_tags(source: VideoFrame, target: VideoFrame) -> VideoFrame:
-    target.colorspace, target.color_range = source.colorspace, ColorRange.MPEG
-    target.color_primaries, target.color_trc = source.color_primaries, source.color_trc
-    return target
-
-
-def _planes(frame: VideoFrame) -> list[NDArray[np.uint8]]:
-    """View the planes of a yuv420p frame without copying."""
-    rows = [np.frombuffer(memoryview(p), np.uint8).reshape(p.height, -1) for p in frame.planes]
-    return [row[:, : plane.width] for row, plane in zip(rows, frame.planes, strict=True)]
-
-
-def _from_planes(planes: Sequence[NDArray[np.uint8]]) -> VideoFrame:
-    """Copy planes of any stride into a new yuv420p frame."""
-    height, width = planes[0].shape
-    frame = VideoFrame(width, height, "yuv420p")
-    for target, plane in zip(_planes(frame), planes, strict=True):
-        target[:] = plane
-    return frame
