@@ -51,8 +51,8 @@ NOISY_LUMA, NOISY_FIELD_LUMA = 5.0, 0.75
 STILL_S = 0.3
 """A picture that stands as long and goes in a jump is a still."""
 
-JUMP_RATIO = 0.2
-"""A jump changes at least this share of blocks from one frame to the next."""
+JUMP_LUMA = 4.0
+"""A jump changes blocks by as much from one frame to the next, camera motion taken out."""
 
 SHAKE_WINDOW_S = 0.5
 
@@ -83,23 +83,28 @@ class _Series:
 
 
 class _Standing:
-    """Runs of frames in which the picture stands: the longest, and those that end in a jump."""
+    """Runs of frames in which the picture stands: the longest, and those that end in a jump.
 
-    def __init__(self) -> None:
+    Args:
+        under_noise: Whether a picture with camera noise of its own in each frame stands too.
+    """
+
+    def __init__(self, *, under_noise: bool) -> None:
+        self._under_noise = under_noise
         self._blocks: NDArray[np.float32] | None = None
         self._since_s = 0.0
         self._began_in_jump = False
         self._longest_s = 0.0
         self._stills_s = 0.0
 
-    def add(self, blocks: NDArray[np.float32], time_s: float) -> None:
+    def add(self, frame: FrameMeasures, time_s: float) -> None:
+        blocks = frame.blocks
         if self._blocks is None:
             self._blocks, self._since_s = blocks, time_s
             return
-        change = blocks - self._blocks
-        if stands(change):
+        if stands(blocks - self._blocks, under_noise=self._under_noise):
             return
-        is_jump = bool(np.count_nonzero(np.abs(change) > CHANGED_LUMA) >= JUMP_RATIO * change.size)
+        is_jump = frame.motion is not None and frame.motion.residual_luma >= JUMP_LUMA
         self._end(time_s, is_jump=is_jump)
         self._blocks, self._since_s, self._began_in_jump = blocks, time_s, is_jump
 
@@ -201,7 +206,8 @@ class ClipMeasures:
     def __init__(self) -> None:
         self._series = _Series()
         self._areas = PictureAreas()
-        self._standing = _Standing()
+        self._repeated = _Standing(under_noise=False)
+        self._standing = _Standing(under_noise=True)
         self._first_s = self._previous_s = self._step_s = 0.0
         self._step_blocks: NDArray[np.float32] | None = None
 
@@ -222,7 +228,8 @@ class ClipMeasures:
             self._first_s = time_s
         self._previous_s = time_s
         self._areas.add(frame, time_s)
-        self._standing.add(frame.blocks, time_s)
+        self._repeated.add(frame, time_s)
+        self._standing.add(frame, time_s)
         self._add_step(frame.blocks, time_s)
 
     def row(self, *, end_s: float) -> dict[str, float | None]:
@@ -234,7 +241,8 @@ class ClipMeasures:
         series = self._series
         speed = np.hypot(series.velocity_x, series.velocity_y)
         duration_s = end_s - self._first_s if series.brightness else 0.0
-        frozen_s, stills_s = self._standing.finish(end_s)
+        standing_s, stills_s = self._standing.finish(end_s)
+        repeated_s, _ = self._repeated.finish(end_s)
         return {
             "brightness_mean_luma": _mean(series.brightness),
             "contrast_luma": _mean([light.contrast_luma for light in series.light]),
@@ -250,8 +258,8 @@ class ClipMeasures:
             "changing_blocks_ratio": _mean(series.changing),
             "changing_blocks_p95_ratio": _percentile_95(series.changing),
             "still_ratio": _mean([share <= STILL_RATIO for share in series.changing]),
-            "longest_frozen_s": frozen_s if duration_s > 0 else None,
-            "frozen_ratio": min(1.0, frozen_s / duration_s) if duration_s > 0 else None,
+            "longest_frozen_s": standing_s if duration_s > 0 else None,
+            "frozen_ratio": min(1.0, repeated_s / duration_s) if duration_s > 0 else None,
             "stills_ratio": min(1.0, stills_s / duration_s) if duration_s > 0 else None,
             **self._areas.row(),
         }
@@ -281,8 +289,8 @@ def look_at(picture: SmallPicture) -> Light:
     cells -= np.float32(np.add.reduce(cells) / cells.size)
     return Light(
         contrast_luma=math.sqrt(float(np.dot(cells, cells)) / cells.size),
-        underexposed_ratio=int(np.count_nonzero(thin < 2 * DARK_LUMA)) / thin.size,
-        overexposed_ratio=int(np.count_nonzero(thin > 2 * BRIGHT_LUMA)) / thin.size,
+        underexposed_ratio=int(np.count_nonzero(thin < 4 * DARK_LUMA)) / thin.size,
+        overexposed_ratio=int(np.count_nonzero(thin > 4 * BRIGHT_LUMA)) / thin.size,
         sharpness_luma=sharpness(picture.luma),
     )
 
@@ -299,12 +307,12 @@ def motion_between(before: SmallPicture, after: SmallPicture) -> Motion:
 
 
 def is_black(luma: NDArray[np.uint16]) -> bool:
-    """Whether nearly all pixels of a picture in halves of a level are black."""
-    num_black = int(np.count_nonzero(luma < 2 * BLACK_PIXEL_LUMA))
+    """Whether nearly all pixels of a picture in quarters of a level are black."""
+    num_black = int(np.count_nonzero(luma < 4 * BLACK_PIXEL_LUMA))
     return num_black >= BLACK_FRAME_RATIO * luma.size
 
 
-def stands(change: NDArray[np.float32]) -> bool:
+def stands(change: NDArray[np.float32], *, under_noise: bool = True) -> bool:
     """Whether a picture is the one before it, but for coding errors or camera noise.
 
     Noise of 5 levels moves means of 8x8 pixels by up to 4.5 levels within a minute, but those of
@@ -312,11 +320,12 @@ def stands(change: NDArray[np.float32]) -> bool:
 
     Args:
         change: float32 (30, 40), differences of block means.
+        under_noise: False takes noise for a change.
     """
     largest = float(np.abs(change).max())
     if largest <= FROZEN_LUMA:
         return True
-    if largest > NOISY_LUMA:
+    if not under_noise or largest > NOISY_LUMA:
         return False
     fields = _TO_FIELDS @ change @ _FROM_COLUMNS
     return float(np.abs(fields).max()) <= NOISY_FIELD_LUMA
@@ -330,7 +339,7 @@ def sharpness(luma: NDArray[np.uint16]) -> float:
     across -= row[:, 1:-1]
     above += below
     above -= row
-    return (_mean_size(above) + _mean_size(across)) / 4
+    return (_mean_size(above) + _mean_size(across)) / 8
 
 
 def match_shift(before: SmallPicture, after: SmallPicture) -> tuple[float, float]:
@@ -386,7 +395,7 @@ def residual_change(
     """Mean absolute change of 8x8 block means once `before` is moved by a whole-pixel shift.
 
     Args:
-        before: uint16 (240, 320), luma in halves of a level.
+        before: uint16 (240, 320), luma in quarters of a level.
         blocks_after: float32 (30, 40), block means of the later picture.
         move_x: Pixels to the right; positive for a picture that moved right.
         move_y: Pixels down.
@@ -400,7 +409,7 @@ def residual_change(
     halves = sums[:, 0::2] + sums[:, 1::2]
     quarters = halves[:, 0::2] + halves[:, 1::2]
     blocks = (quarters[:, 0::2] + quarters[:, 1::2]).astype(np.float32)
-    blocks *= np.float32(1 / 128)
+    blocks *= np.float32(1 / 256)
     return mean_change(blocks, blocks_after[rows, columns])
 
 

@@ -60,8 +60,14 @@ MEASURES: dict[str, Measure] = {
     ),
     "changing_blocks_p95_ratio": _double("ratio", "95th percentile over the half seconds."),
     "still_ratio": _double("ratio", "Share of half seconds in which no block changes visibly."),
-    "longest_frozen_s": _double("s", "Longest stretch in which one and the same picture stands."),
-    "frozen_ratio": _double("ratio", "That stretch over the clip's duration."),
+    "longest_frozen_s": _double(
+        "s", "Longest stretch in which nothing in the picture moves, under camera noise too."
+    ),
+    "frozen_ratio": _double(
+        "ratio",
+        "Longest stretch in which one and the same picture is repeated, without noise of its own, "
+        "over the clip's duration.",
+    ),
     "stills_ratio": _double(
         "ratio", "Share of the time in pictures that stand 0.3 s or more beside a sudden change."
     ),
