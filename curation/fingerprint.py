@@ -11,34 +11,34 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .small import CELL_PX, HEIGHT_PX, WIDTH_PX, SmallPicture
+from .small import BLOCK_PX, HEIGHT_PX, WIDTH_PX, Reduced
 
 COLUMN = "fingerprint_luma"
 STEPS_PER_S = 4
 FIELD_ROWS, FIELD_COLUMNS = 6, 8
 NUM_FIELDS = FIELD_ROWS * FIELD_COLUMNS
-_CELL_ROWS, _CELL_COLUMNS = HEIGHT_PX // CELL_PX, WIDTH_PX // CELL_PX
-_CELLS_PER_FIELD = _CELL_ROWS * _CELL_COLUMNS // NUM_FIELDS
+_BLOCK_ROWS, _BLOCK_COLUMNS = HEIGHT_PX // BLOCK_PX, WIDTH_PX // BLOCK_PX
+_BLOCKS_PER_FIELD = _BLOCK_ROWS * _BLOCK_COLUMNS // NUM_FIELDS
 _SLACK_S = 1e-6
 
 
 class Fingerprint:
     """Collects the fingerprint of one clip; feed its frames in order, then ask for it.
 
-    About 5 us per frame.
+    About 1 us per frame.
 
     >>> Fingerprint().words()
     []
     """
 
     def __init__(self) -> None:
-        self._sum = np.zeros((_CELL_ROWS, _CELL_COLUMNS), np.int32)
+        self._sum = np.zeros((_BLOCK_ROWS, _BLOCK_COLUMNS), np.float32)
         self._num_frames = 0
         self._step = 0
         self._first_s: float | None = None
         self._steps: list[NDArray[np.uint8]] = []
 
-    def add(self, picture: SmallPicture, time_s: float) -> None:
+    def add(self, picture: Reduced, time_s: float) -> None:
         """Take the next frame of the clip, shown from `time_s` on."""
         if self._first_s is None:
             self._first_s = time_s
@@ -47,7 +47,7 @@ class Fingerprint:
             self._steps += [self._mean()] * (step - self._step)
             self._sum[:] = 0
             self._num_frames, self._step = 0, step
-        self._sum += picture.cells[0]
+        self._sum += picture.blocks
         self._num_frames += 1
 
     def words(self) -> list[int]:
@@ -59,11 +59,11 @@ class Fingerprint:
         return words
 
     def _mean(self) -> NDArray[np.uint8]:
-        fields = self._sum.reshape(FIELD_ROWS, _CELL_ROWS // FIELD_ROWS, FIELD_COLUMNS, -1)
-        count = _CELLS_PER_FIELD * self._num_frames
-        sums = fields.sum(axis=(1, 3), dtype=np.int64).ravel()
-        means: NDArray[np.uint8] = ((sums + count // 2) // count).astype(np.uint8)
-        return means
+        fields = self._sum.reshape(FIELD_ROWS, _BLOCK_ROWS // FIELD_ROWS, FIELD_COLUMNS, -1)
+        means = fields.sum(axis=(1, 3), dtype=np.float64).ravel()
+        means /= _BLOCKS_PER_FIELD * self._num_frames
+        steps: NDArray[np.uint8] = (means + 0.5).astype(np.uint8)
+        return steps
 
 
 def steps_of(words: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -83,8 +83,43 @@ MEASURES: dict[str, Measure] = {
     ),
     "changing_blocks_p95_ratio": _double("ratio", "95th percentile over the half seconds."),
     "still_ratio": _double("ratio", "Share of half seconds in which no block changes visibly."),
-    "longest_frozen_s": _double("s", "Longest stretch in which one and the same picture stands."),
-    "frozen_ratio": _double("ratio", "That stretch over the clip's duration."),
+    "longest_frozen_s": _double(
+        "s", "Longest stretch in which nothing in the picture moves, under camera noise too."
+    ),
+    "frozen_ratio": _double(
+        "ratio",
+        "Longest stretch in which one and the same picture is repeated, without noise of its own, "
+        "over the clip's duration.",
+    ),
+    "stills_ratio": _double(
+        "ratio", "Share of the time in pictures that stand 0.3 s or more beside a sudden change."
+    ),
+    "letterbox_ratio": _double(
+        "ratio", "Share of rows, from the top and the bottom, that stay black over the whole clip."
+    ),
+    "pillarbox_ratio": _double(
+        "ratio", "Share of columns, from the left and the right, that stay black."
+    ),
+    "round_mask_ratio": _double(
+        "ratio",
+        "Share of a corner that stays black, least of the four, inside the borders above: near 1 "
+        "for a round lens mask; NULL when all is black.",
+    ),
+    "overlay_ratio": _double(
+        "ratio",
+        "Share of the picture at edges that never move while at least half of it does: text, "
+        "logos, but also what is fixed to the camera; NULL when less moves.",
+    ),
+    "chroma_spread_levels": _double(
+        "chroma levels",
+        "Root mean square distance of chroma from the picture's mean colour; under 1 for grey or "
+        "tinted pictures.",
+    ),
+    "skin_fraction": _double(
+        "ratio",
+        "Share of the picture in colours that skin may have. A hint: wood and warm light have "
+        "them too, gloves and much skin do not.",
+    ),
     "fingerprint_luma": Measure(
         type="list<int64>",
         unit="luma levels",

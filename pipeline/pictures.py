@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 
 from .facts import VideoFacts
 from .frames import DecodedFrame
-from .geometry import crop_planes
+from .geometry import CropBox, crop_planes
 from .tone import Transfer, to_sdr
 
 _AREA = Interpolation.AREA | Interpolation.BITEXACT
-_SMALL_WIDTH_PX, _SMALL_HEIGHT_PX = 320, 240
+_SMALL_SIZE, _DOUBLE_SIZE = (320, 240), (640, 480)
 
 
 class PictureFormat(NamedTuple):
@@ -67,10 +67,11 @@ class FrameScaler:
         self._convert, self._scale, self._shrink = (VideoReformatter() for _ in range(3))
         self._deepen, self._flatten = VideoReformatter(), VideoReformatter()
         self._aspect = Fraction(width, height)
+        self._box_of: dict[tuple[int, int], CropBox] = {}
 
     def scale_ratio(self, stored_width: int, stored_height: int) -> float:
         """Output pixels per source pixel along a side, the geometric mean of both sides."""
-        box = self._facts.crop_box(stored_width, stored_height, self._aspect)
+        box = self._box(stored_width, stored_height)
         return float(np.sqrt(self._width * self._height / (box.width * box.height)))
 
     def scale(self, decoded: DecodedFrame) -> VideoFrame:
@@ -80,13 +81,7 @@ class FrameScaler:
         others keep their matrix, primaries and transfer.
         """
         mapping = tone_of(decoded.frame)
-        pix_fmt = "yuv420p" if mapping is None else "yuv420p10le"
-        frame = _to_limited(decoded.frame, self._convert, pix_fmt)
-        box = self._facts.crop_box(frame.width, frame.height, self._aspect)
-        if (box.width, box.height) != (frame.width, frame.height):
-            planes = tuple(crop_planes(_planes(frame), box))
-            cropped = VideoFrame.from_dlpack(planes, pix_fmt, box.width, box.height)
-            frame = _copy_tags(frame, cropped)
+        frame = self._cropped(decoded.frame, "yuv420p" if mapping is None else "yuv420p10le")
         size = (self._width, self._height)
         if decoded.rotation % 180:
             size = (self._height, self._width)
@@ -117,17 +112,49 @@ class FrameScaler:
         toned.color_primaries, toned.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         return toned
 
-    def small(self, frame: VideoFrame) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Shrink a written picture to the one all measures look at; about 0.2 ms.
+    def small(self, frame: VideoFrame) -> list[NDArray[np.uint8]]:
+        """The planes that all measures look at, from a written picture; 0.01 ms for 640x480.
 
         Returns:
-            Luma, uint8 (240, 320), and chroma Cb and Cr, uint8 (2, 120, 160).
+            Y, Cb and Cr, uint8: a 640x480 picture as it is, any other shrunk to 320x240.
         """
-        reduced = self._shrink.reformat(
-            frame, _SMALL_WIDTH_PX, _SMALL_HEIGHT_PX, "yuv420p", interpolation=_AREA, threads=1
-        )
-        luma, cb, cr = _planes(reduced)
-        return np.ascontiguousarray(luma), np.stack([cb, cr])
+        if (frame.width, frame.height) != _DOUBLE_SIZE:
+            frame = self._shrink.reformat(
+                frame, *_SMALL_SIZE, "yuv420p", interpolation=_AREA, threads=1
+            )
+        return _planes(frame)
+
+    def small_at_once(self, decoded: DecodedFrame) -> list[NDArray[np.uint8]]:
+        """What `small` gives, without making the written picture: for passes that only measure."""
+        if tone_of(decoded.frame) is not None:
+            return self.small(self.scale(decoded))
+        is_lying = bool(decoded.rotation % 180)
+        frame = self._cropped(decoded.frame, "yuv420p")
+        double, single = (size[::-1] if is_lying else size for size in (_DOUBLE_SIZE, _SMALL_SIZE))
+        if (frame.width, frame.height) != double:
+            frame = self._shrink.reformat(frame, *single, "yuv420p", interpolation=_AREA, threads=1)
+        planes = _planes(frame)
+        if not decoded.rotation:
+            return planes
+        turns = decoded.rotation // 90
+        return [np.ascontiguousarray(np.rot90(plane, turns)) for plane in planes]
+
+    def _box(self, width: int, height: int) -> CropBox:
+        """The part of a stored picture of this size that is written."""
+        box = self._box_of.get((width, height))
+        if box is None:
+            box = self._facts.crop_box(width, height, self._aspect)
+            self._box_of[width, height] = box
+        return box
+
+    def _cropped(self, source: VideoFrame, pix_fmt: str) -> VideoFrame:
+        """The centre of a picture in 4:2:0 limited range, without copying it."""
+        frame = _to_limited(source, self._convert, pix_fmt)
+        box = self._box(frame.width, frame.height)
+        if (box.width, box.height) == (frame.width, frame.height):
+            return frame
+        planes = tuple(crop_planes(_planes(frame), box))
+        return _copy_tags(frame, VideoFrame.from_dlpack(planes, pix_fmt, box.width, box.height))
 
 
 class Tone(NamedTuple):
@@ -179,8 +206,9 @@ def _copy_tags(source: VideoFrame, target: VideoFrame) -> VideoFrame:
 def _planes(frame: VideoFrame) -> list[NDArray[Any]]:
     """View the planes of a yuv420p or yuv420p10le frame without copying."""
     kind = np.uint8 if frame.format.name == "yuv420p" else np.uint16
-    rows = [np.frombuffer(memoryview(p), kind).reshape(p.height, -1) for p in frame.planes]
-    return [row[:, : plane.width] for row, plane in zip(rows, frame.planes, strict=True)]
+    planes = frame.planes
+    rows = [np.frombuffer(memoryview(p), kind).reshape(p.height, -1) for p in planes]
+    return [row[:, : plane.width] for row, plane in zip(rows, planes, strict=True)]
 
 
 def _from_planes(planes: Sequence[NDArray[Any]]) -> VideoFrame:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from curation.measures import ClipMeasures, match_shift, residual_change
+from curation.measures import ClipMeasures, FrameMeter, match_shift, residual_change
 from curation.small import SmallPicture, reduce_picture
 from manifests.measures import MEASURES
 
@@ -33,9 +33,9 @@ def flat(level: int) -> SmallPicture:
 
 
 def measure(pictures: list[SmallPicture], fps: float = 30.0) -> dict[str, float]:
-    measures = ClipMeasures()
+    meter, measures = FrameMeter(), ClipMeasures()
     for index, picture in enumerate(pictures):
-        measures.add(picture, index / fps)
+        measures.add(meter.measure(picture, index / fps), index / fps)
     row = measures.row(end_s=len(pictures) / fps)
     assert all(value is None or math.isfinite(value) for value in row.values())
     return {name: math.nan if value is None else value for name, value in row.items()}
@@ -50,7 +50,7 @@ def test_every_measure_is_documented_and_none_is_missing() -> None:
 def test_an_empty_or_single_frame_clip_has_null_not_nan() -> None:
     assert set(ClipMeasures().row(end_s=1.0).values()) == {None}
     measures = ClipMeasures()
-    measures.add(flat(100), 0.0)
+    measures.add(FrameMeter().measure(flat(100), 0.0), 0.0)
     row = measures.row(end_s=0.0)
     assert row["camera_motion_width_per_s"] is None
     assert row["frozen_ratio"] is None
@@ -79,8 +79,7 @@ def test_a_defocused_picture_is_less_sharp() -> None:
 def test_camera_shift_is_found(dx: int, dy: int) -> None:
     big = texture(3)
     before, after = view(big, 200, 200), view(big, 200 - dx, 200 - dy)
-    assert match_shift(before.column_means, after.column_means) == pytest.approx(dx, abs=0.1)
-    assert match_shift(before.row_means, after.row_means) == pytest.approx(dy, abs=0.1)
+    assert match_shift(before, after) == pytest.approx((dx, dy), abs=0.1)
 
 
 def test_half_pixel_shifts_are_found() -> None:
@@ -88,8 +87,7 @@ def test_half_pixel_shifts_are_found() -> None:
     smooth = (big + np.roll(big, 1, 1) + np.roll(big, 2, 1) + np.roll(big, 3, 1)) / 4
     half = (smooth + np.roll(smooth, 1, 1)) / 2
     before, after = (view(picture.astype(np.uint8)) for picture in (smooth, half))
-    shift = match_shift(before.column_means, after.column_means)
-    assert shift == pytest.approx(0.5, abs=0.15)
+    assert match_shift(before, after)[0] == pytest.approx(0.5, abs=0.15)
 
 
 def test_exposure_change_and_noise_are_no_camera_motion() -> None:
@@ -97,8 +95,8 @@ def test_exposure_change_and_noise_are_no_camera_motion() -> None:
     brighter = np.clip(big.astype(np.int16) + 15, 16, 235).astype(np.uint8)
     before = view(big, noise=4)
     for after in (view(brighter, noise=4), view(big, noise=4)):
-        assert abs(match_shift(before.column_means, after.column_means)) < 0.1
-    assert match_shift(flat(80).row_means, flat(90).row_means) == 0.0
+        assert match_shift(before, after) == pytest.approx((0.0, 0.0), abs=0.1)
+    assert match_shift(flat(80), flat(90)) == (0.0, 0.0)
 
 
 def test_speed_does_not_depend_on_frame_rate() -> None:
@@ -131,28 +129,38 @@ def test_residual_motion_ignores_the_camera() -> None:
 
 @pytest.mark.parametrize("move", [(5, -3), (-9, 16), (0, 1), (40, -40)])
 def test_residual_of_a_pure_shift_is_zero(move: tuple[int, int]) -> None:
-    from curation.measures import block_means
-
     big = texture(6)
     before, after = view(big, 200, 200), view(big, 200 - move[0], 200 - move[1])
-    change = residual_change(before.luma, block_means(after.cells[0]), *move)
+    change = residual_change(before.luma, after.blocks, *move)
     assert change < 1.0
-    assert residual_change(before.luma, block_means(after.cells[0]), 0, 0) > 3 * change
+    assert residual_change(before.luma, after.blocks, 0, 0) > 3 * change
 
 
-def test_a_noisy_fixed_camera_is_still_but_not_frozen() -> None:
+def noisy(luma: NDArray[np.uint8], level: float, seed: int) -> SmallPicture:
+    noise = np.random.default_rng(seed).normal(0, level, luma.shape)
+    return reduce_picture(np.clip(np.rint(luma + noise), 16, 235).astype(np.uint8), CHROMA)
+
+
+@pytest.mark.parametrize("level", [2.0, 5.0])
+def test_the_longest_frozen_run_holds_under_sensor_noise(level: float) -> None:
     big = texture(7)
-    measures = ClipMeasures()
-    for number in range(90):
-        luma = big[100:340, 100:420] + np.random.default_rng(number).normal(0, 6, (240, 320))
-        picture = reduce_picture(np.clip(luma, 16, 235).astype(np.uint8), CHROMA)
-        measures.add(picture, number / 30)
-    row = measures.row(end_s=3.0)
+    row = measure([noisy(big[100:340, 100:420], level, seed) for seed in range(90)])
     assert row["still_ratio"] == 1.0
-    assert row["changing_blocks_ratio"] is not None
     assert row["changing_blocks_ratio"] < 0.001
-    assert row["frozen_ratio"] is not None
-    assert row["frozen_ratio"] < 0.2
+    assert row["longest_frozen_s"] == 3.0
+    assert level < 5 or row["frozen_ratio"] < 0.2
+
+
+@pytest.mark.parametrize("level", [0.0, 5.0])
+def test_a_slow_pan_and_a_small_hand_are_not_frozen(level: float) -> None:
+    big = texture(7)
+    pan = [noisy(big[100:340, 100 + n // 8 : 420 + n // 8], level, n) for n in range(60)]
+    hands = [big[100:340, 100:420].copy() for _ in range(60)]
+    for number, picture in enumerate(hands):
+        picture[200:224, 2 * number : 2 * number + 24] = 30
+    hand = [noisy(picture, level, seed) for seed, picture in enumerate(hands)]
+    for pictures in (pan, hand):
+        assert measure(pictures)["longest_frozen_s"] < 0.3
 
 
 def test_longest_frozen_run() -> None:

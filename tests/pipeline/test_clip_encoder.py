@@ -222,19 +222,26 @@ def test_a_picture_of_one_pixel_is_enlarged(tmp_path: Path) -> None:
     )
 
 
-def test_the_small_picture_is_the_mean_of_the_written_one(tmp_path: Path) -> None:
-    path = make_video(tmp_path / "a.mp4", num_frames=2, width=640, height=480)
+@pytest.mark.parametrize("size", [(640, 480), (320, 240), (960, 720)])
+def test_the_small_picture_is_the_mean_of_the_written_one(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    width, height = size
+    path = make_video(tmp_path / "a.mp4", num_frames=2, width=width, height=height)
     facts = probe(path)
-    scaler = FrameScaler(facts, 640, 480)
-    written = scaler.scale(next(decode(path, facts)))
-    luma, chroma = scaler.small(written)
-    assert luma.shape == (240, 320)
-    assert chroma.shape == (2, 120, 160)
+    scaler = FrameScaler(facts, width, height)
+    decoded = next(decode(path, facts))
+    written = scaler.scale(decoded)
+    luma, cb, cr = scaler.small(written)
+    is_whole = size == (640, 480)
+    assert luma.shape == ((480, 640) if is_whole else (240, 320))
+    assert cb.shape == cr.shape == (luma.shape[0] // 2, luma.shape[1] // 2)
     planes = written.to_ndarray()
-    means = planes[:480].reshape(240, 2, 320, 2).mean(axis=(1, 3))
+    ratio = height // luma.shape[0]
+    means = planes[:height].reshape(luma.shape[0], ratio, luma.shape[1], ratio).mean(axis=(1, 3))
     assert np.abs(luma - means).max() <= 1.01
-    cb = planes[480:600].reshape(240, 320)
-    assert np.abs(chroma[0] - cb.reshape(120, 2, 160, 2).mean(axis=(1, 3))).mean() <= 1
+    for plane, at_once in zip((luma, cb, cr), scaler.small_at_once(decoded), strict=True):
+        assert np.abs(plane.astype(int) - at_once).max() <= 1
 
 
 @given(
