@@ -1,7 +1,8 @@
 """One part of a unit: a video or a span of it, streamed once from decoder to shard.
 
-Frames wait four behind the decoder for the cut score; then they are measured and encoded into the
-open clip. Nothing is held but those frames and one clip's bytes.
+Frames wait two seconds behind the decoder until it is known whether a shot ends with them; then
+they are measured and encoded into the open clip. Nothing is held but those frames and one clip's
+bytes.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ from pipeline.video import (
     probe,
 )
 
-from .cuts import CutDetector
 from .fingerprint import COLUMN as FINGERPRINT
 from .fingerprint import Fingerprint
 from .ingest import path_of
 from .measures import ClipMeasures
+from .shots import Mark, ShotFinder
 from .sidecars import Actions, Span, in_spans
 from .small import SmallPicture, reduce_picture
 from .sources.record import read_record
-from .split import NO_SPAN, Edge, PieceSplitter
+from .split import IDLE, NO_SPAN, TRANSITION, Edge, PieceSplitter
 
 _NOT_IN_JSON = ("gate", "unit_id", FINGERPRINT)
 
@@ -114,6 +115,8 @@ class _OpenClip:
     measures: ClipMeasures = field(default_factory=ClipMeasures)
     fingerprint: Fingerprint = field(default_factory=Fingerprint)
     ticks: list[int] = field(default_factory=list)
+    cut_score: float = 0.0
+    transition_score: float = 0.0
 
 
 class PartWorker:
@@ -181,17 +184,17 @@ class PartWorker:
         self._stage = "decode"
         stream = decode(path, facts, start_tick=self._part.start_tick, end_tick=self._part.end_tick)
         frames = thin(stream, facts, encode.max_fps)
-        detector, line = CutDetector(), deque[_Waiting]()
+        finder = ShotFinder(idle_min_s=self._settings.idle_min_s)
+        line = deque[_Waiting]()
         for decoded in frames:
             self._stage = "scale"
             waiting = _wait(decoded, scaler)
             line.append(waiting)
-            is_cut = detector.add(waiting.picture)
-            if is_cut is not None:
-                self._take(line.popleft(), is_cut=is_cut)
+            for mark in finder.add(waiting.picture, self._seconds(waiting.tick)):
+                self._take(line.popleft(), mark)
             self._stage = "decode"
-        for is_cut in detector.finish():
-            self._take(line.popleft(), is_cut=is_cut)
+        for mark in finder.finish():
+            self._take(line.popleft(), mark)
         if self._clip is not None:
             self._close(self._end_tick, "end" if self._part.end_tick is None else "unit")
         self._note(stream.report)
@@ -227,10 +230,11 @@ class PartWorker:
         times_s = (np.asarray(ticks, np.float64) - self._facts.start_tick) * float(self._time_base)
         return np.asarray(times_s, np.float64)
 
-    def _take(self, frame: _Waiting, *, is_cut: bool) -> None:
+    def _take(self, frame: _Waiting, mark: Mark) -> None:
         """Measure and encode a frame, after closing the clip that ends before it."""
         self._stage = "measure"
-        edge = self._splitter.add(frame.tick, is_cut=is_cut)
+        aside = TRANSITION if mark.in_transition else IDLE if mark.is_idle else None
+        edge = self._splitter.add(frame.tick, is_cut=mark.is_cut, aside=aside)
         if edge is not None:
             if self._clip is not None:
                 assert edge.ended_at is not None
@@ -238,6 +242,9 @@ class PartWorker:
             self._clip = self._open(frame.tick, edge)
         assert self._clip is not None
         clip = self._clip
+        if clip.ticks:
+            clip.cut_score = max(clip.cut_score, mark.cut_score)
+            clip.transition_score = max(clip.transition_score, mark.transition_score)
         clip.measures.add(frame.picture, self._seconds(frame.tick))
         clip.fingerprint.add(frame.picture, self._seconds(frame.tick))
         clip.ticks.append(frame.tick)
@@ -248,9 +255,15 @@ class PartWorker:
 
     def _open(self, tick: int, edge: Edge) -> _OpenClip:
         encoder = None
-        if self._spans is None or edge.span_index is not None:
+        if self._gate_of_edge(edge) is None:
             encoder = ClipEncoder(self._settings.encode, self._facts.fps, self._facts.time_base)
         return _OpenClip(edge=edge, start_tick=tick, encoder=encoder)
+
+    def _gate_of_edge(self, edge: Edge) -> str | None:
+        """The gate of a piece that is no clip from its first frame on."""
+        if self._spans is not None and edge.span_index is None:
+            return NO_SPAN
+        return edge.aside
 
     def _close(self, end_tick: int, ends_at: str) -> None:
         """Decide about the open clip and write it, or drop its bytes."""
@@ -259,7 +272,7 @@ class PartWorker:
         self._clip = None
         self._stage = "measure"
         row = self._row(clip, end_tick, ends_at)
-        row["gate"] = NO_SPAN if clip.encoder is None else self._gate(row)
+        row["gate"] = self._gate_of_edge(clip.edge) or self._gate(row)
         if row["gate"] is None:
             assert clip.encoder is not None
             self._stage = "encode"
@@ -313,6 +326,8 @@ class PartWorker:
                 "source_width_px": facts.width,
                 "source_height_px": facts.height,
                 **measures,
+                "shot_cut_score": clip.cut_score,
+                "transition_score": clip.transition_score,
                 FINGERPRINT: clip.fingerprint.words(),
             },
         ).row()

@@ -62,6 +62,14 @@ MEASURES: dict[str, Measure] = {
     "still_ratio": _double("ratio", "Share of half seconds in which no block changes visibly."),
     "longest_frozen_s": _double("s", "Longest stretch in which one and the same picture stands."),
     "frozen_ratio": _double("ratio", "That stretch over the clip's duration."),
+    "shot_cut_score": _double(
+        "ratio to a cut",
+        "Strongest sign of a hard cut after the clip's first frame; 1 ends a clip.",
+    ),
+    "transition_score": _double(
+        "ratio to a transition",
+        "Strongest sign of a dissolve or fade; 1 ends a clip, 0 is below 0.5.",
+    ),
     "fingerprint_luma": Measure(
         type="list<int64>",
         unit="luma levels",

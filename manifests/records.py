@@ -25,7 +25,7 @@ NOTE_STAGES = ("damaged", "timestamps", DELETED_STAGE)
 every other stage is a failure of ours and makes the file `failed`."""
 
 UNIT_STATES = ("done", "failed", "quarantined")
-ENDS_AT = ("cut", "length", "span", "unit", "end")
+ENDS_AT = ("cut", "transition", "idle", "length", "span", "unit", "end")
 
 _CHUNK_BYTES = 1 << 20
 
