@@ -34,6 +34,8 @@ class CurateConfig:
     """A piece of fewer frames is too short."""
     min_duration_s: float = MIN_DURATION_S
     """So is one of fewer seconds."""
+    idle_min_s: float | None = None
+    """Take out stretches of so many seconds (0.5 to 10) in which nothing moves; default: none."""
     encode: EncodeSettings = field(default_factory=EncodeSettings)
     """How pictures are written."""
     slots: int | None = None

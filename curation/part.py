@@ -1,7 +1,8 @@
 """One part of a unit: a video or a span of it, streamed once from decoder to shard.
 
-A few frames at a time are decoded, scaled and measured; they wait for the cut score, four behind,
-and are then encoded into the open clip. Nothing is held but those frames and one clip's bytes.
+A few frames at a time are decoded, scaled and measured; they wait two seconds, until it is known
+whether a shot ends with them, and are then encoded into the open clip. Nothing is held but those
+frames and one clip's bytes.
 """
 
 from __future__ import annotations
@@ -36,16 +37,16 @@ from pipeline.video import (
     part_ticks,
 )
 
-from .cuts import CutDetector
 from .fingerprint import COLUMN as FINGERPRINT
 from .fingerprint import Fingerprint
 from .ingest import path_of
 from .measures import ClipMeasures, FrameMeasures, FrameMeter
 from .reading import reading_of
+from .shots import Mark, ShotFinder
 from .sidecars import Actions, Span, in_spans
 from .small import SmallPicture, reduce_picture
 from .sources.record import read_record
-from .split import NO_SPAN, Edge, PieceSplitter
+from .split import IDLE, NO_SPAN, TRANSITION, Edge, PieceSplitter
 
 MAX_AT_ONCE, MAX_BYTES_AT_ONCE = 8, 32 << 20
 _NOT_IN_JSON = ("gate", "unit_id", FINGERPRINT)
@@ -118,11 +119,12 @@ class _OpenClip:
     start_tick: int
     format: PictureFormat
     num_format_changes: int
-    is_wanted: bool
     encoder: ClipEncoder | None
     measures: ClipMeasures = field(default_factory=ClipMeasures)
     fingerprint: Fingerprint = field(default_factory=Fingerprint)
     ticks: list[int] = field(default_factory=list)
+    cut_score: float = 0.0
+    transition_score: float = 0.0
 
 
 class PartWorker:
@@ -197,16 +199,16 @@ class PartWorker:
         stream = decode(path, facts, reading=self._reading)
         self._damage = stream.damage
         frames = thin(stream, facts, encode.max_fps)
-        detector, line = CutDetector(), deque[_Waiting]()
+        finder = ShotFinder(idle_min_s=self._settings.idle_min_s)
+        line = deque[_Waiting]()
         while group := list(itertools.islice(frames, frames_at_once(facts))):
             for waiting, picture in self._measure(group, scaler):
                 line.append(waiting)
-                is_cut = detector.add(picture)
-                if is_cut is not None:
-                    self._take(line.popleft(), is_cut=is_cut)
+                for mark in finder.add(picture, self._seconds(waiting.tick)):
+                    self._take(line.popleft(), mark)
             self._stage = "decode"
-        for is_cut in detector.finish():
-            self._take(line.popleft(), is_cut=is_cut)
+        for mark in finder.finish():
+            self._take(line.popleft(), mark)
         if self._clip is not None:
             ends_at = "end" if self._part.end_tick is None else "unit"
             self._close(self._end_tick, ends_at, damage=stream.damage.take(None))
@@ -271,14 +273,16 @@ class PartWorker:
         times_s = (np.asarray(ticks, np.float64) - self._facts.start_tick) * float(self._time_base)
         return np.asarray(times_s, np.float64)
 
-    def _take(self, frame: _Waiting, *, is_cut: bool) -> None:
+    def _take(self, frame: _Waiting, mark: Mark) -> None:
         """Measure and encode a frame, after closing the clip that ends before it."""
         self._stage = "measure"
+        is_cut = mark.is_cut
         if self._format is not None and frame.format != self._format:
             is_cut = True
             self._num_format_changes += 1
         self._format = frame.format
-        edge = self._splitter.add(frame.tick, is_cut=is_cut)
+        aside = TRANSITION if mark.in_transition else IDLE if mark.is_idle else None
+        edge = self._splitter.add(frame.tick, is_cut=is_cut, aside=aside)
         if edge is not None:
             if self._clip is not None:
                 assert edge.ended_at is not None
@@ -287,6 +291,9 @@ class PartWorker:
             self._clip = self._open(frame, edge)
         assert self._clip is not None
         clip = self._clip
+        if clip.ticks:
+            clip.cut_score = max(clip.cut_score, mark.cut_score)
+            clip.transition_score = max(clip.transition_score, mark.transition_score)
         time_s = self._seconds(frame.tick)
         clip.measures.add(frame.measures, time_s)
         clip.fingerprint.add(frame.measures, time_s)
@@ -297,17 +304,22 @@ class PartWorker:
         self._end_tick = frame.tick + frame.duration
 
     def _open(self, frame: _Waiting, edge: Edge) -> _OpenClip:
-        is_wanted, encoder = self._spans is None or edge.span_index is not None, None
-        if is_wanted and not self._is_trial:
+        encoder = None
+        if self._gate_of_edge(edge) is None and not self._is_trial:
             encoder = ClipEncoder(self._settings.encode, self._facts.fps, self._facts.time_base)
         return _OpenClip(
             edge=edge,
             start_tick=frame.tick,
             format=frame.format,
             num_format_changes=self._num_format_changes,
-            is_wanted=is_wanted,
             encoder=encoder,
         )
+
+    def _gate_of_edge(self, edge: Edge) -> str | None:
+        """The gate of a piece that is no clip from its first frame on."""
+        if self._spans is not None and edge.span_index is None:
+            return NO_SPAN
+        return edge.aside
 
     def _close(self, end_tick: int, ends_at: str, *, damage: Damage) -> None:
         """Decide about the open clip and write it, or drop its bytes."""
@@ -316,7 +328,7 @@ class PartWorker:
         self._clip = None
         self._stage = "measure"
         row = self._row(clip, end_tick, ends_at, damage)
-        row["gate"] = self._gate(row) if clip.is_wanted else NO_SPAN
+        row["gate"] = self._gate_of_edge(clip.edge) or self._gate(row)
         if row["gate"] is None and clip.encoder is not None:
             self._stage = "encode"
             members = {"mp4": clip.encoder.finish()}
@@ -373,6 +385,8 @@ class PartWorker:
                 "num_format_changes": clip.num_format_changes,
                 **damage_measures(damage, facts.nominal_duration),
                 **measures,
+                "shot_cut_score": clip.cut_score,
+                "transition_score": clip.transition_score,
                 FINGERPRINT: clip.fingerprint.words(),
             },
         ).row()

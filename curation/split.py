@@ -13,6 +13,8 @@ from .sidecars import Span
 
 TOO_SHORT = "too_short"
 NO_SPAN = "no_span"
+TRANSITION = "transition"
+IDLE = "idle"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,22 +22,26 @@ class Edge:
     """A piece begins at a frame.
 
     Attributes:
-        ended_at: Why the piece before it ended: `cut`, `span` or `length`; None at the first frame.
+        ended_at: Why the piece before it ended: `cut`, `transition`, `idle`, `span` or `length`;
+            None at the first frame.
         shot_index: Shot of the new piece, counted within the part.
         span_index: Span of the new piece; None outside every span or without spans.
+        aside: What keeps the new piece from being a clip: `transition`, `idle`, or None.
     """
 
     ended_at: str | None
     shot_index: int
     span_index: int | None
+    aside: str | None = None
 
 
 class PieceSplitter:
     """Decides frame by frame where pieces begin.
 
-    A piece ends where the shot ends (`cut`), where its span begins or ends (`span`), or at the
-    first frame at or after each multiple of `clip_len_s` since the shot's or span's start
-    (`length`). The part's own end is the caller's to report.
+    A piece ends where the shot ends (`cut`), where a gradual transition or an idle stretch begins
+    or ends (`transition`, `idle`), where its span begins or ends (`span`), or at the first frame at
+    or after each multiple of `clip_len_s` since the last of these (`length`). A transition belongs
+    to the shot before it. The part's own end is the caller's to report.
 
     Args:
         time_base: Seconds per tick.
@@ -59,28 +65,43 @@ class PieceSplitter:
         self._span_at = 0
         self._shot_index = 0
         self._span_index: int | None = None
+        self._aside: str | None = None
         self._segment_tick: int | None = None
         self._pieces_done = 0
 
-    def add(self, tick: int, *, is_cut: bool) -> Edge | None:
+    def add(self, tick: int, *, is_cut: bool, aside: str | None = None) -> Edge | None:
         """Take the next frame; the edge in front of it, if there is one."""
         span_index = self._span_of(tick)
-        if self._segment_tick is None:
-            return self._begin(tick, span_index, None)
-        if is_cut:
+        ended_at = self._ended_at(span_index, aside, is_cut=is_cut)
+        if ended_at is not None and (is_cut or (self._aside == TRANSITION and aside != TRANSITION)):
             self._shot_index += 1
-            return self._begin(tick, span_index, "cut")
-        if span_index != self._span_index:
-            return self._begin(tick, span_index, "span")
+        if ended_at is not None or self._segment_tick is None:
+            self._segment_tick, self._pieces_done = tick, 0
+            self._span_index, self._aside = span_index, aside
+            return self._edge(ended_at)
         num_lengths = int((tick - self._segment_tick) / self._length_ticks)
         if num_lengths > self._pieces_done:
             self._pieces_done = num_lengths
-            return Edge(ended_at="length", shot_index=self._shot_index, span_index=span_index)
+            return self._edge("length")
         return None
 
-    def _begin(self, tick: int, span_index: int | None, ended_at: str | None) -> Edge:
-        self._segment_tick, self._span_index, self._pieces_done = tick, span_index, 0
-        return Edge(ended_at=ended_at, shot_index=self._shot_index, span_index=span_index)
+    def _ended_at(self, span_index: int | None, aside: str | None, *, is_cut: bool) -> str | None:
+        """Why what went before ends here; None where it goes on or nothing went before."""
+        if self._segment_tick is None:
+            return None
+        if is_cut:
+            return "cut"
+        if aside != self._aside:
+            return TRANSITION if TRANSITION in (aside, self._aside) else IDLE
+        return "span" if span_index != self._span_index else None
+
+    def _edge(self, ended_at: str | None) -> Edge:
+        return Edge(
+            ended_at=ended_at,
+            shot_index=self._shot_index,
+            span_index=self._span_index,
+            aside=self._aside,
+        )
 
     def _span_of(self, tick: int) -> int | None:
         if not self._spans:

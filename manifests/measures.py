@@ -120,6 +120,14 @@ MEASURES: dict[str, Measure] = {
         "Share of the picture in colours that skin may have. A hint: wood and warm light have "
         "them too, gloves and much skin do not.",
     ),
+    "shot_cut_score": _double(
+        "ratio to a cut",
+        "Strongest sign of a hard cut after the clip's first frame; 1 ends a clip.",
+    ),
+    "transition_score": _double(
+        "ratio to a transition",
+        "Strongest sign of a dissolve or fade; 1 ends a clip, 0 is below 0.5.",
+    ),
     "fingerprint_luma": Measure(
         type="list<int64>",
         unit="luma levels",

@@ -26,7 +26,7 @@ cannot be read (its clips have no text), clips deleted. Every other stage is a f
 makes the file `failed`."""
 
 UNIT_STATES = ("done", "failed", "quarantined")
-ENDS_AT = ("cut", "length", "span", "unit", "end")
+ENDS_AT = ("cut", "transition", "idle", "length", "span", "unit", "end")
 
 _CHUNK_BYTES = 1 << 20
 

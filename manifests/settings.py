@@ -14,6 +14,9 @@ from .recipe import MIN_DURATION_S, MIN_FRAMES, Rule
 from .schema import FORMAT_VERSION
 
 SETTINGS_FILE = "dataset.yaml"
+IDLE_BOUNDS_S = (0.5, 10.0)
+"""Stillness is seen over half a second; frames wait in memory as long as a stretch must last."""
+
 X264_PRESETS = (
     "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower",
     "veryslow", "placebo",
@@ -68,6 +71,8 @@ class DatasetSettings:
         unit_len_s: Video per unit of work, in seconds.
         min_frames: A shorter clip gets the gate `too_short`.
         min_duration_s: So does one of fewer seconds.
+        idle_min_s: Stretches of at least so many seconds in which nothing moves are taken out of
+            the clips, with the gate `idle`; None leaves them in.
         encode: How pictures are written.
         gates: Rules that decide which clips are written, in order.
     """
@@ -77,6 +82,7 @@ class DatasetSettings:
     unit_len_s: float = 600.0
     min_frames: int = MIN_FRAMES
     min_duration_s: float = MIN_DURATION_S
+    idle_min_s: float | None = None
     encode: EncodeSettings = field(default_factory=EncodeSettings)
     gates: tuple[Rule, ...] = ()
 
@@ -86,11 +92,19 @@ class DatasetSettings:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be above 0 seconds.")
         if self.min_frames < 1 or not 0 <= self.min_duration_s < math.inf:
             raise ConfigError("min_frames must be at least 1 and min_duration_s at least 0.")
+        low, high = IDLE_BOUNDS_S
+        if self.idle_min_s is not None and not low <= self.idle_min_s <= high:
+            raise ConfigError(
+                f"idle_min_s is {self.idle_min_s}, must lie in {low:g}..{high:g} seconds, "
+                "or be null to leave idle stretches in."
+            )
 
     @property
     def digest(self) -> str:
         """64 hex digits over everything that decides the bytes: all but the name."""
         content = {key: value for key, value in to_dict(self).items() if key != "name"}
+        if self.idle_min_s is None:
+            del content["idle_min_s"]  # datasets older than the setting keep their digest
         return digest(content)
 
 

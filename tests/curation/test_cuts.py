@@ -1,4 +1,4 @@
-"""The cut detector on made-up pictures: cuts, flashes, short shots, repeats, moving cameras."""
+"""The cut detector on made-up pictures: cuts, flashes, short shots, repeats, motion, light."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from curation.cuts import LAG_FRAMES, CutDetector
+from curation.cuts import LAG_FRAMES, LOOK_BACK_FRAMES, CutDetector
 from curation.small import SmallPicture, reduce_picture
 
 
@@ -31,7 +31,7 @@ def cuts_of(pictures: list[SmallPicture]) -> list[int]:
     assert answers[:LAG_FRAMES] == [None] * min(LAG_FRAMES, len(pictures))
     decided = [answer for answer in answers if answer is not None] + detector.finish()
     assert len(decided) == len(pictures)
-    return [index for index, is_cut in enumerate(decided) if is_cut]
+    return [index for index, score in enumerate(decided) if score >= 1]
 
 
 @pytest.mark.parametrize("speed", [0, 1, 3])
@@ -85,6 +85,35 @@ def test_a_change_of_colour_alone_is_a_cut() -> None:
     assert cuts_of([red] * 10 + [blue] * 10) == [10]
 
 
+def test_a_cut_from_a_still_shot_into_a_fast_one_is_found() -> None:
+    still = [view(scene(0), noise=3)] * 12
+    fast = [view(scene(1), x=8 * number) for number in range(12)]
+    assert cuts_of(still + fast) == [12]
+    assert cuts_of(fast + still) == [12]
+
+
+def test_a_camera_that_starts_to_move_fast_is_no_cut() -> None:
+    still = [view(scene(0))] * 12
+    moving = [view(scene(0), x=16 * number) for number in range(1, 12)]
+    assert cuts_of(still + moving) == []
+
+
+@pytest.mark.parametrize("every", [2, 3, 6])
+def test_repeats_of_a_moving_camera_are_no_cuts_at_any_rate(every: int) -> None:
+    steps = np.random.default_rng(0).integers(10, 13, 60 // every)
+    places = np.cumsum(steps) % 200
+    wraps = {every * int(at) for at in np.flatnonzero(np.diff(places) < 0) + 1}
+    pictures = [view(scene(0), x=int(places[number // every])) for number in range(60)]
+    assert set(cuts_of(pictures)) <= wraps
+
+
+def test_light_that_is_switched_down_is_no_cut() -> None:
+    big = scene(0)
+    dim = (16 + (big.astype(np.int16) - 16) * 0.6).astype(np.uint8)
+    pictures = [view(big, noise=2)] * 12 + [view(dim, noise=2)] * 12
+    assert cuts_of(pictures) == []
+
+
 def test_few_or_no_frames() -> None:
     assert cuts_of([]) == []
     assert cuts_of([view(scene(0))]) == []
@@ -95,4 +124,4 @@ def test_memory_does_not_grow_with_the_video() -> None:
     detector = CutDetector()
     for number in range(100):
         detector.add(view(scene(0), x=number))
-    assert len(detector._entries) == 2 * LAG_FRAMES + 1
+    assert len(detector._entries) == LOOK_BACK_FRAMES + 1 + LAG_FRAMES

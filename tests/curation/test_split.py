@@ -73,6 +73,44 @@ def test_spans_cut_at_their_edges_and_at_shots() -> None:
     ]
 
 
+def test_what_is_set_aside_is_a_piece_of_its_own() -> None:
+    splitter = PieceSplitter(time_base=TICK, first_tick=0, clip_len_s=2.0)
+    kinds = [None] * 20 + ["transition"] * 10 + [None] * 20 + ["idle"] * 70 + [None] * 20
+    edges = [
+        (tick, edge)
+        for tick, kind in enumerate(kinds)
+        if (edge := splitter.add(tick, is_cut=tick == 125, aside=kind)) is not None
+    ]
+    assert [(tick, e.ended_at, e.shot_index, e.aside) for tick, e in edges] == [
+        (0, None, 0, None),
+        (20, "transition", 0, "transition"),
+        (30, "transition", 1, None),
+        (50, "idle", 1, "idle"),
+        (110, "length", 1, "idle"),
+        (120, "idle", 1, None),
+        (125, "cut", 2, None),
+    ]
+
+
+def test_a_cut_out_of_a_transition_begins_one_shot() -> None:
+    splitter = PieceSplitter(time_base=TICK, first_tick=0, clip_len_s=2.0)
+    assert splitter.add(0, is_cut=False, aside="transition") is not None
+    edge = splitter.add(1, is_cut=True)
+    assert edge is not None
+    assert (edge.ended_at, edge.shot_index, edge.aside) == ("cut", 1, None)
+
+
+def test_an_idle_stretch_inside_a_span_keeps_the_span() -> None:
+    spans = [span(0, 4)]
+    splitter = PieceSplitter(time_base=TICK, first_tick=0, clip_len_s=9.0, spans=spans)
+    kinds = [None] * 30 + ["idle"] * 60 + [None] * 60
+    edges = [splitter.add(tick, is_cut=False, aside=kind) for tick, kind in enumerate(kinds)]
+    found = [(e.ended_at, e.span_index, e.aside) for e in edges if e is not None]
+    assert found == [
+        (None, 0, None), ("idle", 0, "idle"), ("idle", 0, None), ("span", None, None)
+    ]  # fmt: skip
+
+
 def test_an_empty_list_of_spans_means_no_frame_is_in_a_span() -> None:
     assert [piece[4] for piece in split(60, spans=[])] == [None]
 
