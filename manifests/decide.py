@@ -129,7 +129,7 @@ FROM (
 """
 
 
-def _clips_and_last(dataset: Dataset, scores: Mapping[str, list[str]]) -> str:
+def _clips_and_last(dataset: Dataset, used: Mapping[str, set[str]]) -> str:
     """Like the view `clips`, made to be joined in little memory: ten million clips in 1 GB.
 
     Clip ids go as their 12 bytes, which DuckDB holds in place, and words as enumerations. The
@@ -139,9 +139,11 @@ def _clips_and_last(dataset: Dataset, scores: Mapping[str, list[str]]) -> str:
     found = dataset.sql("SELECT DISTINCT reason FROM decisions WHERE reason IS NOT NULL ORDER BY 1")
     words = ", ".join("'" + name.replace("'", "''") + "'" for name in found["reason"].to_pylist())
     reason = f"reason::ENUM({words})" if words else _NULL
+    scores = {name: sorted(used[name]) or dataset.relation(name).columns for name in used}
+    by_field = {name for name in used if used[name]}
     return f"""
 SELECT c.*, unhex(c.clip_id) AS _key, last.verdict, last.reason
-FROM ({scored_clips(scores, only_known=True)}) AS c LEFT JOIN (
+FROM ({scored_clips(scores, by_field=by_field)}) AS c LEFT JOIN (
     SELECT unhex(clip_id) AS key, verdict::ENUM('keep', 'drop') AS verdict, {reason} AS reason
     FROM decisions WHERE verdict IN ('keep', 'drop')) AS last ON unhex(c.clip_id) = last.key
 """
@@ -181,16 +183,18 @@ GROUP BY reason, old, old_reason ORDER BY ALL
 
 def _used_scores(
     dataset: Dataset, con: duckdb.DuckDBPyConnection, expressions: Sequence[str]
-) -> dict[str, list[str]]:
-    """Score tables that some expressions name, with the columns they need."""
+) -> dict[str, set[str]]:
+    """Score tables that some expressions name, with the columns; none: the row as a whole."""
     columns = {name: set(dataset.relation(name).columns) for name in dataset.scores}
     used: dict[str, set[str]] = {}
+    whole = set()
     for names in _column_references(con, f"SELECT {', '.join(expressions)}"):
-        for name, field in zip(names, [*names[1:], ""], strict=True):
+        for name, field in zip(map(str.lower, names), [*names[1:], ""], strict=True):
             if name in columns:
-                known = columns[name]
-                used.setdefault(name, set()).update({field} if field in known else known)
-    return {name: sorted(fields) for name, fields in used.items()}
+                used.setdefault(name, set()).add(field)
+                if field not in columns[name]:
+                    whole.add(name)
+    return {name: set() if name in whole else fields for name, fields in used.items()}
 
 
 def _duplicates(con: duckdb.DuckDBPyConnection, rule: DuplicateRule | None) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import duckdb
 import pyarrow.dataset as pads
@@ -207,20 +207,21 @@ def clips_view(scores: Mapping[str, list[str]]) -> str:
     return f"CREATE TEMP VIEW clips AS {query}"
 
 
-def scored_clips(scores: Mapping[str, list[str]], *, only_known: bool = False) -> str:
+def scored_clips(scores: Mapping[str, list[str]], *, by_field: Container[str] = ()) -> str:
     """A query of committed clips with a struct per score table, of these columns of it.
 
     Args:
         scores: Columns by score table.
-        only_known: Leave score rows without any of these values out of the join, which is
-            smaller by as much; their struct is NULL then, like the values in it.
+        by_field: Tables of which only single values are asked for. Rows without any of these are
+            left out of the join, which is smaller by as much: their struct is NULL then, as the
+            values in it are.
     """
     columns, joins = [], []
     for index, (name, names) in enumerate(scores.items()):
         listed = [quoted(n) for n in names if n != "clip_id"]
         packed = f"struct_pack({', '.join(f'{n} := {n}' for n in listed)})" if listed else "true"
         known = " OR ".join(f"{n} IS NOT NULL" for n in listed)
-        where = f" WHERE {known}" if only_known and known else ""
+        where = f" WHERE {known}" if name in by_field and known else ""
         columns.append(f", s{index}.packed AS {quoted(name)}")
         joins.append(
             f"LEFT JOIN (SELECT clip_id, {packed} AS packed FROM {quoted(name)}{where}) "
