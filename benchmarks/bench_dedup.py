@@ -35,7 +35,6 @@ from manifests.dataset import Dataset
 Steps = NDArray[np.uint8]
 SIZES = (1_000, 10_000, 100_000)
 LENGTHS = (4, 8, 16, 32, 60)
-NUM_SAMPLED = 20
 NUM_PLANTED_CHECKED = 2_000
 SLACK = 0.02
 """Pairs that float32 puts this far above the threshold are looked at exactly."""
@@ -134,7 +133,7 @@ def near_by_pictures(clips: list[Steps], sample: NDArray[np.int64]) -> set[tuple
     return found
 
 
-def measure(real: list[Steps], num_clips: int) -> dict[str, Any]:
+def measure(real: list[Steps], num_clips: int, num_sampled: int) -> dict[str, Any]:
     """Search once, then again with one clip in a hundred new; then the truth."""
     clips, planted = synthetic(real, num_clips)
     prints = Fingerprints.of(clips)
@@ -154,7 +153,7 @@ def measure(real: list[Steps], num_clips: int) -> dict[str, Any]:
     candidate_pairs(prints, is_new)
     more_s = cpu_seconds() - start
     rng = np.random.default_rng(1)
-    size = min(num_clips, NUM_SAMPLED)
+    size = min(num_clips, num_sampled)
     sample = np.sort(rng.choice(num_clips, size, replace=False))
     truth = {
         (i, j, m)
@@ -214,19 +213,24 @@ def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("dataset", type=Path, help="a curated dataset of real videos")
     parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="numbers of clips")
+    parser.add_argument("--sampled", type=int, default=20, help="clips compared with all others")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     real = real_fingerprints(args.dataset)
     if args.measure:
-        print(json.dumps(measure([steps for steps in real if len(steps) >= 16], args.measure)))
+        usable = [steps for steps in real if len(steps) >= 16]
+        print(json.dumps(measure(usable, args.measure, args.sampled)))
         return
     result: dict[str, Any] = {"real": measure_real(real)}
+    print("real", result["real"], file=sys.stderr, flush=True)
     for num_clips in args.sizes:
         words = [sys.executable, __file__, str(args.dataset), "--measure", str(num_clips)]
+        words += ["--sampled", str(args.sampled)]
         with tempfile.TemporaryFile() as output:
             subprocess.run(words, check=True, stdout=output)
             output.seek(0)
             result[str(num_clips)] = json.loads(output.read())
+        print(num_clips, result[str(num_clips)], file=sys.stderr, flush=True)
     report("dedup", {"result": result}, args)
 
 
