@@ -24,7 +24,7 @@ MIN_CHANGE_LUMA = 2.0
 MIN_AGREEMENT = 0.85
 """Correlation of two changes of one code, below which the code agreed by chance."""
 
-MIN_LONG_STEPS = 14
+MIN_LONG_STEPS = 24
 """Pairs of clips no shorter are found by codes of three changes, all others by codes of one."""
 
 
