@@ -103,22 +103,32 @@ def curate(
 @click.option(
     "--set", "sets", multiple=True, metavar="RULE=SQL", help="Change a rule: keep.dark='...'."
 )
+@click.option("--dry-run", is_flag=True, help="Say what would change; write nothing.")
 @output_options
-def decide(dataset: Path, recipe: str, sets: tuple[str, ...], as_json: bool, quiet: bool) -> None:
+def decide(
+    dataset: Path,
+    recipe: str,
+    sets: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Keep or drop again by another recipe, over what was measured; decodes nothing."""
     from manifests.dataset import Dataset
     from manifests.decide import decide as deciding
     from manifests.recipe import load_recipe
 
-    summary = asdict(deciding(Dataset.open(dataset), load_recipe(recipe, sets)))
+    rules = load_recipe(recipe, sets)
+    summary = asdict(deciding(Dataset.open(dataset), rules, dry_run=dry_run))
 
     def text() -> str:
+        last = f"  to look at it: egodojo manifest preview {dataset}"
         return (
             f"{summary['recipe']}: {summary['num_kept']} of {summary['num_clips']} clips kept "
             f"({_hours(summary['kept_s'])}), {summary['num_changed']} verdicts changed\n"
             f"  dropped: {_counts(summary['reasons'])}\n"
             f"{_difference_text(summary['difference'])}"
-            f"  to look at it: egodojo manifest preview {dataset}"
+            f"{'Nothing was written.' if dry_run else last}"
         )
 
     emit(summary, as_json=as_json, text=text, quiet=quiet)

@@ -41,7 +41,8 @@ class CurateConfig:
     cpus_per_unit: float = 1.0
     """CPUs Ray reserves for a unit."""
     timeout_s: float = 3600.0
-    """Time limit of one attempt at a unit; --inline has none."""
+    """Time limit of one attempt at a unit of `unit_len_s`, in proportion more where a file that
+    cannot be cut makes a longer one; --inline has none."""
     attempts: int = 2
     """Attempts at a unit that kills its worker, before its parts are tried one by one."""
     failure_budget_ratio: float = 0.01

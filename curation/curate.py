@@ -12,7 +12,6 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +45,10 @@ from .ingest import (
     path_of,
     probe_inputs,
     size_of,
+    was_unread,
 )
 from .planning import plan_units, select_videos
+from .reading import edges_of
 from .run_record import RunRecord
 from .sidecars import find_sidecars
 from .sources.find import check_columns
@@ -246,6 +247,7 @@ class _Curation:
         self._request = prepared.request
         self._dataset = Dataset.open_or_create(prepared.request.out, prepared.settings)
         self._changed: list[str] = []
+        self._retried: dict[str, dict[str, Any]] = {}
         self._num_units = 0
 
     def run(self) -> CurateReport:
@@ -282,13 +284,13 @@ class _Curation:
         pending = self._dataset.pending_units()
         with engine_started(self._request.engine if new or pending else "inline"):
             with record.timed("work"):
-                self._finish(writer)
+                self._finish(writer, record)
             with record.timed("probe"):
                 self._probe(new, writer)
             with record.timed("plan"):
                 self._plan(writer)
             with record.timed("work"):
-                self._finish(writer)
+                self._finish(writer, record)
 
     def _dedup(self) -> None:
         """Look for near-duplicates, unless the dataset is too large to do so in passing."""
@@ -307,15 +309,17 @@ class _Curation:
         dedup(self._dataset)
 
     def _new_inputs(self) -> list[str]:
-        videos = self._dataset.table("videos").select(["uri", "num_bytes"]).to_pylist()
-        known = {row["uri"]: row["num_bytes"] for row in videos}
+        """Inputs to probe: those without a row, and those whose bytes nobody has seen yet."""
+        known = {row["uri"]: row for row in self._dataset.table("videos").to_pylist()}
         uris = self._prepared.inputs.uris
-        self._changed = [uri for uri in uris if uri in known and has_changed(uri, known[uri])]
-        for uri in self._changed:
-            log.warning("%s has changed since it was probed and is not read again", uri)
-        return [uri for uri in uris if uri not in known]
+        self._retried = {uri: known[uri] for uri in uris if uri in known and was_unread(known[uri])}
+        for uri in (uri for uri in uris if uri in known and uri not in self._retried):
+            if has_changed(uri, known[uri]["num_bytes"]):
+                self._changed.append(uri)
+                log.warning("%s has changed since it was probed and is not read again", uri)
+        return [uri for uri in uris if uri not in known or uri in self._retried]
 
-    def _finish(self, writer: Writer) -> None:
+    def _finish(self, writer: Writer, record: RunRecord) -> None:
         bodies = self._dataset.sql("SELECT DISTINCT embodiment FROM videos")["embodiment"]
         self._num_units += finish_units(
             UnitRun(
@@ -325,6 +329,7 @@ class _Curation:
                 engine=self._request.engine,
                 action_names=action_columns(bodies.to_pylist(), self._request.embodiment),
                 quiet=self._request.quiet,
+                note=lambda row: record.add_line("units.jsonl", row),
             )
         )
 
@@ -350,9 +355,9 @@ class _Curation:
                 waiting += [row for row in rows if row["state"] != NOT_READ]
                 is_due = time.monotonic() - last_commit >= COMMIT_EVERY_S
                 if is_due or len(waiting) >= COMMIT_EVERY_ROWS:
-                    writer.append_videos(waiting)
+                    self._commit_videos(writer, waiting)
                     waiting, last_commit = [], time.monotonic()
-        writer.append_videos(waiting)
+        self._commit_videos(writer, waiting)
         if not_read:
             raise EgodojoError(
                 f"{len(not_read)} of {len(uris)} new inputs could not be probed: {not_read[0]}",
@@ -379,6 +384,13 @@ class _Curation:
                     raise EgodojoError(f"Probing failed: {outcome.error}")
                 yield outcome.result or [self._probe_alone(uri) for uri in outcome.unit.uris]
 
+    def _commit_videos(self, writer: Writer, rows: Sequence[dict[str, Any]]) -> None:
+        """Add rows of new inputs; a retried one's row takes the place of the old, if it differs."""
+        old = self._retried
+        writer.append_videos([row for row in rows if row["uri"] not in old])
+        tried = [row for row in rows if row["uri"] in old]
+        writer.replace_videos([row for row in tried if row != old[row["uri"]]])
+
     def _probe_task(self, uris: Sequence[str]) -> ProbeTask:
         source = self._request.source or self._dataset.settings.name
         refs = self._prepared.inputs.refs
@@ -386,6 +398,7 @@ class _Curation:
             uris=tuple(uris),
             source=source,
             embodiment=self._prepared.embodiment,
+            unit_len_s=self._dataset.settings.unit_len_s,
             refs={uri: refs[uri] for uri in uris if uri in refs},
         )
 
@@ -412,7 +425,7 @@ class _Curation:
             unit_len_s=settings.unit_len_s,
             first_number=self._dataset.first_free_number(),
             settings_digest=settings.digest,
-            edges_of=lambda uri: unit_edges(uri, settings.unit_len_s),
+            edges_of=lambda row: edges_of(row, settings.unit_len_s),
             digests_of=lambda uri: record_digests(
                 by_uri[uri], path_of(uri), columns.get(by_uri[uri]["embodiment"], ())
             ),
@@ -442,20 +455,6 @@ class _Curation:
             run=record.path,
             num_failed_allowed=max(1, int(ratio * len(mine))),
         )
-
-
-def unit_edges(uri: str, unit_len_s: float) -> list[int]:
-    """Ticks at which a long video is cut; none without an index, or when it is gone by now."""
-    from pipeline.video import probe
-
-    try:
-        facts = probe(path_of(uri))
-    except SampleError as error:
-        log.warning("%s is planned as a whole: %s", uri, error)
-        return []
-    if not facts.has_index:
-        return []
-    return facts.packets.edges(unit_len_s, Fraction(facts.time_base))
 
 
 def _check_rules(out: Path, settings: DatasetSettings, recipe: Recipe, *, is_new: bool) -> None:

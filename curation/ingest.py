@@ -34,6 +34,7 @@ VIDEO_SUFFIXES = (
 
 UNKNOWN_EMBODIMENT = "unknown"
 NOT_READ = "not_read"
+_ACCESS_REASONS = ("not_accessible", "missing", "no_permission", "io_error")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,7 @@ class ProbeTask:
     uris: tuple[str, ...]
     source: str
     embodiment: str
+    unit_len_s: float = 600.0
     refs: Mapping[str, SourceRef] = field(default_factory=dict)
 
 
@@ -105,13 +107,27 @@ def find_inputs(
 
 
 def uri_of(path: str | Path) -> str:
-    """The absolute resolved path as text; bytes that are not UTF-8 become `%XX`."""
+    """The absolute resolved path as text; bytes that are not UTF-8 become `%XX`.
+
+    In a name with such bytes a `%` becomes `%25`; other names stand as they are.
+
+    Raises:
+        UsageError: Another file really has the name that this one would get.
+    """
     raw = os.fsencode(os.path.realpath(path))
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
         text = raw.decode("utf-8", errors="surrogateescape")
-        return "".join(f"%{ord(c) - 0xDC00:02X}" if _is_escape(c) else c for c in text)
+        text = text.replace("%", "%25")
+        uri = "".join(f"%{ord(c) - 0xDC00:02X}" if _is_escape(c) else c for c in text)
+        if os.path.lexists(uri):
+            raise UsageError(
+                f"Two files would both be called {uri!r}: one has that name, the other has bytes "
+                "in its place that are not UTF-8.",
+                hint="Rename one of them.",
+            ) from None
+        return uri
 
 
 def path_of(uri: str) -> Path:
@@ -130,18 +146,27 @@ def probe_inputs(task: ProbeTask) -> list[dict[str, Any]]:
     """
     return [
         probe_input(
-            uri, source=task.source, embodiment=task.embodiment, reference=task.refs.get(uri)
+            uri,
+            source=task.source,
+            embodiment=task.embodiment,
+            unit_len_s=task.unit_len_s,
+            reference=task.refs.get(uri),
         )
         for uri in task.uris
     ]
 
 
 def probe_input(
-    uri: str, *, source: str, embodiment: str, reference: SourceRef | None = None
+    uri: str,
+    *,
+    source: str,
+    embodiment: str,
+    unit_len_s: float = 600.0,
+    reference: SourceRef | None = None,
 ) -> dict[str, Any]:
-    """Hash and probe one file; see `probe_inputs`."""
+    """Hash and probe one file, a long one cut into parts; see `probe_inputs`."""
     try:
-        return patiently(lambda: _probed_row(uri, source, embodiment, reference))
+        return patiently(lambda: _probed_row(uri, source, embodiment, unit_len_s, reference))
     except SourceError as error:
         row = _empty_row(uri, source, embodiment)
         row.update(state=NOT_READ, detail=error.message)
@@ -149,9 +174,11 @@ def probe_input(
 
 
 def _probed_row(
-    uri: str, source: str, embodiment: str, reference: SourceRef | None
+    uri: str, source: str, embodiment: str, unit_len_s: float, reference: SourceRef | None
 ) -> dict[str, Any]:
     from pipeline.video import probe
+
+    from .reading import reading_text
 
     path = path_of(uri)
     row = _empty_row(uri, source, embodiment)
@@ -161,8 +188,9 @@ def _probed_row(
             raise VideoError(f"{path} is not a regular file", reason="not_video")
         row["num_bytes"] = status.st_size
         row["video_id"] = video_id_of(path)
-        row.update(probe(path).columns())
-        row["text"] = text_of(reference, path)
+        facts = probe(path)
+        row.update(facts.columns(), reading=reading_text(facts, unit_len_s))
+        row.update(_caption(reference, path))
         row["sidecar"] = None if reference is None else reference.to_text()
         row["state"] = "readable"
     except SampleError as error:
@@ -171,6 +199,15 @@ def _probed_row(
         check_source(path, error)
         row.update(state="unreadable", reason="not_accessible", detail=str(error))
     return row
+
+
+def _caption(reference: SourceRef | None, path: Path) -> dict[str, str | None]:
+    """The text of a video; one that cannot be read leaves a note, and the video without text."""
+    try:
+        return {"text": text_of(reference, path)}
+    except OSError as error:
+        cause = error.strerror or str(error)
+        return {"text": None, "detail": f"The caption beside {path} cannot be read: {cause}."}
 
 
 def crashed_row(uri: str, *, source: str, embodiment: str, error: str) -> dict[str, Any]:
@@ -197,6 +234,12 @@ def has_changed(uri: str, num_bytes: int) -> bool:
         return path_of(uri).stat().st_size != num_bytes
     except OSError:
         return False
+
+
+def was_unread(video: Mapping[str, Any]) -> bool:
+    """Whether access to a file failed, which says nothing of it: the next run tries it again."""
+    is_open = video["video_id"] is None or video["reason"] in _ACCESS_REASONS
+    return video["state"] == "unreadable" and is_open
 
 
 def _empty_row(uri: str, source: str, embodiment: str) -> dict[str, Any]:

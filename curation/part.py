@@ -21,16 +21,18 @@ from manifests.errors import SampleError
 from manifests.recipe import gate_of
 from manifests.records import Clip, Part, UnitProblem, clip_id_of
 from manifests.settings import DatasetSettings
+from pipeline.damage import Damage
+from pipeline.facts import VideoFacts
 from pipeline.flaky import SourceError, check_source
+from pipeline.pictures import PictureFormat, picture_format
 from pipeline.shards import ShardWriter
 from pipeline.video import (
     ClipEncoder,
     DecodedFrame,
     FrameScaler,
-    VideoProbe,
     decode,
     index_mp4,
-    probe,
+    part_ticks,
 )
 
 from .cuts import CutDetector
@@ -38,6 +40,7 @@ from .fingerprint import COLUMN as FINGERPRINT
 from .fingerprint import Fingerprint
 from .ingest import path_of
 from .measures import ClipMeasures
+from .reading import reading_of
 from .sidecars import Actions, Span, in_spans
 from .small import SmallPicture, reduce_picture
 from .sources.record import read_record
@@ -102,6 +105,7 @@ class _Waiting:
     duration: int
     written: Any
     picture: SmallPicture
+    format: PictureFormat
 
 
 @dataclass(slots=True, kw_only=True)
@@ -110,6 +114,8 @@ class _OpenClip:
 
     edge: Edge
     start_tick: int
+    format: PictureFormat
+    num_format_changes: int
     encoder: ClipEncoder | None
     measures: ClipMeasures = field(default_factory=ClipMeasures)
     fingerprint: Fingerprint = field(default_factory=Fingerprint)
@@ -144,6 +150,8 @@ class PartWorker:
         self._clip: _OpenClip | None = None
         self._rows: list[dict[str, Any]] = []
         self._end_tick = 0
+        self._format: PictureFormat | None = None
+        self._num_format_changes = 0
         self.notes: list[UnitProblem] = []
 
     def run(self) -> list[dict[str, Any]]:
@@ -164,7 +172,7 @@ class PartWorker:
 
     def _run(self) -> list[dict[str, Any]]:
         path = self._checked_path()
-        facts = probe(path)
+        facts, self._reading = reading_of(self._video, self._part, path)
         self._facts = facts
         self._time_base = Fraction(facts.time_base)
         self._stage = "sidecar"
@@ -176,10 +184,10 @@ class PartWorker:
             spans=self._spans,
         )
         encode = self._settings.encode
-        scaler = FrameScaler(facts, encode.width, encode.height)
-        self._scale_ratio = scaler.scale_ratio
+        self._scaler = scaler = FrameScaler(facts, encode.width, encode.height)
         self._stage = "decode"
-        stream = decode(path, facts, start_tick=self._part.start_tick, end_tick=self._part.end_tick)
+        stream = decode(path, facts, reading=self._reading)
+        self._damage = stream.damage
         frames = thin(stream, facts, encode.max_fps)
         detector, line = CutDetector(), deque[_Waiting]()
         for decoded in frames:
@@ -193,8 +201,11 @@ class PartWorker:
         for is_cut in detector.finish():
             self._take(line.popleft(), is_cut=is_cut)
         if self._clip is not None:
-            self._close(self._end_tick, "end" if self._part.end_tick is None else "unit")
+            ends_at = "end" if self._part.end_tick is None else "unit"
+            self._close(self._end_tick, ends_at, damage=stream.damage.take(None))
         self._note(stream.report)
+        if self._video.get("detail"):  # a readable video has one when its caption is not
+            self._add_note("caption", self._video["detail"])
         return self._rows
 
     def _checked_path(self) -> Path:
@@ -210,10 +221,7 @@ class PartWorker:
     def _read_sidecars(self, path: Path) -> tuple[tuple[Span, ...] | None, Actions | None]:
         found = read_record(self._video, path, self._action_names)
         if found.actions is not None:
-            ticks, part = self._facts.packets.shown_ticks, self._part
-            start = 0 if part.start_tick is None else np.searchsorted(ticks, part.start_tick)
-            stop = len(ticks) if part.end_tick is None else np.searchsorted(ticks, part.end_tick)
-            ticks = ticks[start:stop]
+            ticks = part_ticks(path, self._facts, self._reading)
             if found.spans is not None:
                 ticks = ticks[in_spans(found.spans, self._times_s(ticks))]
             self._rows_of(found.actions, ticks)  # what does not fit fails before the work
@@ -230,12 +238,17 @@ class PartWorker:
     def _take(self, frame: _Waiting, *, is_cut: bool) -> None:
         """Measure and encode a frame, after closing the clip that ends before it."""
         self._stage = "measure"
+        if self._format is not None and frame.format != self._format:
+            is_cut = True
+            self._num_format_changes += 1
+        self._format = frame.format
         edge = self._splitter.add(frame.tick, is_cut=is_cut)
         if edge is not None:
             if self._clip is not None:
                 assert edge.ended_at is not None
-                self._close(frame.tick, edge.ended_at)
-            self._clip = self._open(frame.tick, edge)
+                damage = self._damage.take(frame.tick)
+                self._close(frame.tick, edge.ended_at, damage=damage)
+            self._clip = self._open(frame, edge)
         assert self._clip is not None
         clip = self._clip
         clip.measures.add(frame.picture, self._seconds(frame.tick))
@@ -246,19 +259,25 @@ class PartWorker:
             clip.encoder.add(frame.written, frame.tick - clip.start_tick, frame.duration)
         self._end_tick = frame.tick + frame.duration
 
-    def _open(self, tick: int, edge: Edge) -> _OpenClip:
+    def _open(self, frame: _Waiting, edge: Edge) -> _OpenClip:
         encoder = None
         if self._spans is None or edge.span_index is not None:
             encoder = ClipEncoder(self._settings.encode, self._facts.fps, self._facts.time_base)
-        return _OpenClip(edge=edge, start_tick=tick, encoder=encoder)
+        return _OpenClip(
+            edge=edge,
+            start_tick=frame.tick,
+            format=frame.format,
+            num_format_changes=self._num_format_changes,
+            encoder=encoder,
+        )
 
-    def _close(self, end_tick: int, ends_at: str) -> None:
+    def _close(self, end_tick: int, ends_at: str, *, damage: Damage) -> None:
         """Decide about the open clip and write it, or drop its bytes."""
         clip = self._clip
         assert clip is not None
         self._clip = None
         self._stage = "measure"
-        row = self._row(clip, end_tick, ends_at)
+        row = self._row(clip, end_tick, ends_at, damage)
         row["gate"] = NO_SPAN if clip.encoder is None else self._gate(row)
         if row["gate"] is None:
             assert clip.encoder is not None
@@ -284,12 +303,13 @@ class PartWorker:
             min_duration_s=settings.min_duration_s,
         )
 
-    def _row(self, clip: _OpenClip, end_tick: int, ends_at: str) -> dict[str, Any]:
+    def _row(self, clip: _OpenClip, end_tick: int, ends_at: str, damage: Damage) -> dict[str, Any]:
         start_s, end_s = self._seconds(clip.start_tick), self._seconds(end_tick)
         span = None
         if self._spans and clip.edge.span_index is not None:
             span = self._spans[clip.edge.span_index]
-        video, facts = self._video, self._facts
+        video, facts, size = self._video, self._facts, clip.format[:2]
+        width, height = facts.displayed_size(*size)
         measures = clip.measures.row(end_s=end_s)
         return Clip(
             clip_id=clip_id_of(video["video_id"], clip.start_tick, end_tick, facts.time_base),
@@ -308,10 +328,13 @@ class PartWorker:
             ends_at=ends_at,
             text=span.text if span is not None else video["text"],
             unit_id=self._unit_id,
-            scale_ratio=self._scale_ratio,
+            scale_ratio=self._scaler.scale_ratio(*size),
             measures={
-                "source_width_px": facts.width,
-                "source_height_px": facts.height,
+                "source_width_px": width,
+                "source_height_px": height,
+                "is_hdr": int(clip.format.is_hdr),
+                "num_format_changes": clip.num_format_changes,
+                **damage_measures(damage, facts.nominal_duration),
                 **measures,
                 FINGERPRINT: clip.fingerprint.words(),
             },
@@ -335,15 +358,16 @@ class PartWorker:
             return
         words = "; ".join(report.problems) or f"{num_missing} declared frames were not there"
         only_times = report.problems and not any("decode" in text for text in report.problems)
-        self.notes.append(
-            UnitProblem(
-                video_id=self._video["video_id"],
-                stage="timestamps" if only_times and num_missing <= 0 else "damaged",
-                error=words,
-                num_frames_expected=report.num_frames_expected,
-                num_frames_decoded=report.num_frames_decoded,
-            )
+        self._add_note(
+            "timestamps" if only_times and num_missing <= 0 else "damaged",
+            words,
+            num_frames_expected=report.num_frames_expected,
+            num_frames_decoded=report.num_frames_decoded,
         )
+
+    def _add_note(self, stage: str, error: str, **counts: int) -> None:
+        video_id = self._video["video_id"]
+        self.notes.append(UnitProblem(video_id=video_id, stage=stage, error=error, **counts))
 
     def _problem(self, error: Exception) -> UnitProblem:
         text = (
@@ -355,8 +379,19 @@ class PartWorker:
         )
 
 
+def damage_measures(damage: Damage, nominal_duration: int) -> dict[str, int | float | None]:
+    """Columns about what was lost in a clip's span."""
+    longest = damage.longest_ticks
+    return {
+        "missing_frames_ratio": damage.missing_ratio,
+        "corrupt_frames_ratio": damage.num_corrupt / max(1, damage.num_decoded),
+        "num_undecodable_packets": damage.num_undecodable,
+        "longest_gap_frames": None if longest is None else longest / nominal_duration,
+    }
+
+
 def thin(
-    frames: Iterator[DecodedFrame], facts: VideoProbe, max_fps: float | None
+    frames: Iterator[DecodedFrame], facts: VideoFacts, max_fps: float | None
 ) -> Iterator[DecodedFrame]:
     """Leave out frames beyond a rate; those kept are shown until the next kept one.
 
@@ -406,4 +441,5 @@ def _wait(decoded: DecodedFrame, scaler: FrameScaler) -> _Waiting:
         duration=decoded.duration,
         written=written,
         picture=reduce_picture(*scaler.small(written)),
+        format=picture_format(decoded.frame),
     )

@@ -62,7 +62,7 @@ def plan_units(
     unit_len_s: float,
     first_number: int,
     settings_digest: str,
-    edges_of: Callable[[str], Sequence[int]],
+    edges_of: Callable[[Row], Sequence[int]],
     digests_of: Callable[[str], Sequence[str]],
 ) -> list[PlannedUnit]:
     """Pack selected videos greedily into units.
@@ -74,7 +74,7 @@ def plan_units(
         unit_len_s: Length of a unit.
         first_number: Number of the first unit.
         settings_digest: Part of each unit's id.
-        edges_of: Ticks where a URI is cut, the first frames at or after each multiple of
+        edges_of: Ticks where a video is cut, the first frames at or after each multiple of
             `unit_len_s`; none when its container has no index. Asked only for longer videos.
         digests_of: Digests of a URI's sidecars.
     """
@@ -83,7 +83,7 @@ def plan_units(
     for row in videos:
         duration_s = float(row["duration_s"] or 0.0)
         if duration_s > unit_len_s:
-            groups.extend([part] for part in _parts_of_long(row, edges_of(row["uri"])))
+            groups.extend([part] for part in _parts_of_long(row, edges_of(row)))
             filled_s = math.inf
             continue
         if filled_s + duration_s > unit_len_s:

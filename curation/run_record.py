@@ -91,6 +91,11 @@ class RunRecord:
         # A command line may hold bytes that are not UTF-8; JSON has an escape for each.
         write_atomic(self.path / name, (text + "\n").encode("utf-8", "backslashreplace"))
 
+    def add_line(self, name: str, content: Mapping[str, Any]) -> None:
+        """Append one line to a JSON Lines file of the record; a full disk only loses the line."""
+        with suppress(OSError), (self.path / name).open("a", encoding="ascii") as file:
+            file.write(json.dumps(content) + "\n")
+
     def _facts(self) -> dict[str, Any]:
         return {
             "command": self._command,

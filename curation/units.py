@@ -34,7 +34,11 @@ GIVE_UP_AFTER = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitRun:
-    """Where and how units are run."""
+    """Where and how units are run.
+
+    Attributes:
+        note: Is told of every unit that ended: its number, worker, start, seconds and clips.
+    """
 
     dataset: Dataset
     writer: Writer
@@ -43,6 +47,7 @@ class UnitRun:
     action_names: Mapping[str, tuple[str, ...]]
     quiet: bool = False
     work: Work = curate_unit
+    note: Callable[[dict[str, Any]], None] | None = None
 
 
 def finish_units(run: UnitRun) -> int:
@@ -80,13 +85,14 @@ class _Units:
 
     def work(self, pending: Sequence[PlannedUnit], bar: Progress) -> None:
         config, doomed = self.run.config, list[Outcome[UnitTask]]()
+        limit_s = time_limit_s(self.run, pending, self.videos)
         outcomes = run_units(
             self.run.work,
             self._tasks(pending),
             engine=self.run.engine,
             slots=config.slots,
             attempts=config.attempts,
-            timeout_s=config.timeout_s,
+            timeout_s=limit_s,
             num_cpus=config.cpus_per_unit,
         )
         with closing(outcomes):  # when a commit fails, attempts end before Ray does
@@ -98,7 +104,7 @@ class _Units:
                 bar.advance(note=f"{len(self.raised)} not finished" if self.raised else None)
         for outcome in doomed:
             log.warning("unit %d: %s; trying its parts", outcome.unit.unit.number, outcome.error)
-            self._settle(quarantine(outcome.unit, timeout_s=config.timeout_s, work=self.run.work))
+            self._settle(quarantine(outcome.unit, timeout_s=limit_s, work=self.run.work))
             bar.advance()
 
     def check(self) -> None:
@@ -123,6 +129,8 @@ class _Units:
 
     def _settle(self, outcome: Outcome[UnitTask]) -> None:
         number = outcome.unit.unit.number
+        if self.run.note is not None:
+            self.run.note(_timing(outcome))
         if outcome.result is None:
             log.error("unit %d: %s", number, outcome.error)
             log.info("unit %d: raised by\n%s", number, outcome.traceback)
@@ -137,6 +145,23 @@ class _Units:
             log.info("unit %d: a part failed\n%s", number, text)
         self.run.writer.commit_units([(outcome.result.unit, outcome.result.clips)])
         log.info("unit %d: %d clips in %.1f s", number, len(outcome.result.clips), outcome.seconds)
+
+
+def time_limit_s(
+    run: UnitRun, units: Sequence[PlannedUnit], videos: Mapping[str, Mapping[str, Any]]
+) -> float:
+    """The limit of an attempt: `timeout_s` for `unit_len_s` of video, more for a longer unit.
+
+    Only a file without an index makes one: it cannot be cut, and four hours of it take their time.
+    """
+    whole_s = (
+        float(videos[unit.parts[0].uri]["duration_s"] or 0.0)
+        for unit in units
+        if len(unit.parts) == 1
+        and (unit.parts[0].start_tick, unit.parts[0].end_tick) == (None,) * 2
+    )
+    longest_s = max(whole_s, default=0.0)
+    return run.config.timeout_s * max(1.0, longest_s / run.dataset.settings.unit_len_s)
 
 
 def make_task(run: UnitRun, unit: PlannedUnit, videos: Mapping[str, dict[str, Any]]) -> UnitTask:
@@ -182,6 +207,18 @@ def action_columns(names: Collection[str], given: str | None) -> dict[str, tuple
         except ConfigError:
             log.info("no action columns are known for the embodiment %r", name)
     return columns
+
+
+def _timing(outcome: Outcome[UnitTask]) -> dict[str, Any]:
+    """One line of the run record's `units.jsonl`."""
+    return {
+        "number": outcome.unit.unit.number,
+        "worker": outcome.worker,
+        "started_at": round(outcome.started_at, 3),
+        "seconds": round(outcome.seconds, 3),
+        "attempts": outcome.attempts,
+        "num_clips": 0 if outcome.result is None else len(outcome.result.clips),
+    }
 
 
 def _dead(task: UnitTask, position: int, error: str | None) -> UnitProblem:

@@ -57,6 +57,52 @@ def schema_page() -> str:
     return "\n".join([*parts, ""])
 
 
+RECIPES = """# Recipes
+
+A recipe names rules. Gates are asked while a video is read and decide what is written at all;
+they belong to a dataset. `keep` rules are asked of what was written and can change at any time:
+`egodojo decide DATASET --recipe strict --dry-run` says which clips would be gained and lost, rule
+by rule, and without `--dry-run` decides so. The first rule that is not true names the reason;
+`near_duplicate` comes last and keeps the best of each cluster.
+
+```yaml
+name: mine
+keep:
+  dark:
+    keep_when: brightness_mean_luma >= 30   # SQL over the columns of clips and <score>.<column>
+    on_missing: keep                        # or drop, or fail (the default)
+    why: Our kitchens are dim.
+```
+
+`why` is for people; it changes neither decisions nor the recipe's digest. One rule can be tried
+without a file: `--set keep.dark='brightness_mean_luma >= 30'`, and `--set keep.dark=null` leaves
+it out. A rule that is no SQL over those columns, or a name that stands twice, is refused before
+anything is decided.
+
+The numbers of `egocentric` come from labelled real videos. `benchmarks/check_real_videos.py
+VIDEOS` chooses each threshold again with one source left out, applies it to that source's videos,
+and prints both next to the shipped ones. Of a fault without any example, it takes the value of a
+picture that has nothing else.
+"""
+
+
+def recipes_page() -> str:
+    """What the shipped recipes ask, and why."""
+    from manifests.recipe import load_recipe, recipe_names
+
+    parts = [MADE, RECIPES]
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        parts += [f"## {name}", "", recipe.about, "", "| rule | a clip passes when | why |"]
+        parts.append("| --- | --- | --- |")
+        for rule in (*recipe.gates, *recipe.keep):
+            gate = " (gate)" if rule in recipe.gates else ""
+            why = recipe.reasons[rule.name]
+            parts.append(f"| `{rule.name}`{gate} | `{rule.keep_when}` | {why} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
 def edges() -> tuple[dict[str, list[str]], Counter[tuple[str, str]]]:
     """Modules of each package, and how many imports lead from one package to another."""
     modules: dict[str, list[str]] = {}
@@ -141,7 +187,12 @@ def _box(
     return out
 
 
-PAGES = {"cli.md": cli_page, "tables.md": schema_page, "imports.svg": imports_svg}
+PAGES = {
+    "cli.md": cli_page,
+    "tables.md": schema_page,
+    "recipes.md": recipes_page,
+    "imports.svg": imports_svg,
+}
 
 
 def main() -> int:

@@ -48,8 +48,10 @@ class Rotary(nn.Module):
     def __init__(self, head_width: int) -> None:
         """Frequencies 10000^(-2i/head_width) for i in 0 .. head_width/2 - 1."""
         super().__init__()
-        index = torch.arange(0, head_width, 2).float()
-        self.freqs = nn.Parameter(10000.0 ** (-index / head_width), requires_grad=False)
+        # On the meta device this power would import torch's compiler, which takes seconds.
+        index = torch.arange(0, head_width, 2, device="cpu").float()
+        freqs = (10000.0 ** (-index / head_width)).to(torch.get_default_device())
+        self.freqs = nn.Parameter(freqs, requires_grad=False)
 
     def forward(self, x_BHTE: Tensor) -> Tensor:
         """Rotate by the frame number."""

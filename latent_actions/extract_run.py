@@ -127,6 +127,8 @@ def extract_latents(
 ) -> ExtractResult:
     """Do what a plan says; a shard's files appear whole, so calling again after a kill only adds.
 
+    An empty plan starts no worker.
+
     Args:
         plan: From `plan_extraction`.
         engine: `inline` works in this process.
@@ -145,7 +147,7 @@ def extract_latents(
         for outcome in run_units(
             extract_shard,
             plan.units,
-            engine=engine,
+            engine=engine if plan.units else "inline",
             setup=partial(load_worker, job),
             num_gpus=1.0 if job.device == "cuda" and engine == "ray" else 0.0,
             timeout_s=UNIT_TIMEOUT_S,

@@ -51,7 +51,10 @@ def load_config(
 
 
 def read_yaml(file: Path | str) -> dict[str, Any]:
-    """Read a YAML mapping; an unreadable, malformed or non-mapping file is a ConfigError."""
+    """Read a YAML mapping; an unreadable, malformed or non-mapping file is a ConfigError.
+
+    So is a key that stands twice in one mapping, of which YAML would keep the last.
+    """
     try:
         text = Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -60,7 +63,7 @@ def read_yaml(file: Path | str) -> dict[str, Any]:
             hint="Check the path; names of shipped files are listed in the command's --help.",
         ) from error
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, Loader=_UniqueKeys)
     except yaml.YAMLError as error:
         first = " ".join(str(error).split())
         raise ConfigError(f"{file} is not valid YAML: {first}.") from error
@@ -69,6 +72,20 @@ def read_yaml(file: Path | str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigError(f"{file} must hold a mapping of keys, not a {type(data).__name__}.")
     return data
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Plain values only, and no key twice in one mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen and isinstance(key, yaml.ScalarNode):
+                line = key.start_mark.line + 1
+                raise yaml.YAMLError(f"the key {key.value!r} stands twice, again in line {line}")
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -35,7 +35,7 @@ class DecisionSummary:
         num_changed: Clips whose verdict is not what it was before.
         kept_s: Length of the kept clips in seconds.
         reasons: Dropped clips by gate or rule, most frequent first.
-        version: Version of the `decisions` table that holds them.
+        version: Version of the `decisions` table that holds them; None after a dry run.
         difference: What changed against the last decision; None when this is the first.
     """
 
@@ -47,25 +47,31 @@ class DecisionSummary:
     num_changed: int
     kept_s: float
     reasons: dict[str, int]
-    version: int
+    version: int | None
     difference: Difference | None
 
 
-def decide(dataset: Dataset, recipe: Recipe) -> DecisionSummary:
+def decide(dataset: Dataset, recipe: Recipe, *, dry_run: bool = False) -> DecisionSummary:
     """Give every committed clip a verdict and put the result in the place of the last decision.
 
     A gated clip is dropped under its gate. Otherwise the first rule that is not true names the
     reason; the duplicate rule comes last. Decodes nothing: seconds for ten million clips.
+
+    Args:
+        dataset: Whose clips.
+        recipe: The rules.
+        dry_run: Write nothing; the summary says what would change.
 
     Raises:
         ConfigError: Other gates than the dataset was made with, a wrong predicate, or a score
             table that is not there under `on_missing: fail`.
         DatasetError: NULL under `on_missing: fail`.
     """
-    dataset.check_writable()
+    if not dry_run:
+        dataset.check_writable()
     dataset.refresh()
     _check_gates(dataset, recipe)
-    dataset.sql(f"CREATE TEMP TABLE _judged AS {_query(dataset, recipe)}")
+    _judge(dataset, recipe)
     dataset.sql(_REPEATED)
     counts = dataset.sql(_counts_query(recipe)).to_pylist()
     _refuse_null(dataset, recipe, counts)
@@ -76,6 +82,8 @@ def decide(dataset: Dataset, recipe: Recipe) -> DecisionSummary:
     }
     last, version = dataset.metadata("decisions").get("recipe"), dataset.versions["decisions"]
     difference = difference_of(counts, recipe=last, version=version) if last else None
+    if dry_run:
+        return _summary(dataset, recipe, counts, difference, is_written=False)
     if difference is not None:
         metadata[METADATA_KEY] = difference.to_json()
     con = dataset.connection()
@@ -83,7 +91,7 @@ def decide(dataset: Dataset, recipe: Recipe) -> DecisionSummary:
         lambda: con.sql(_decided(recipe)).to_arrow_reader(_ROWS_AT_ONCE), metadata=metadata
     )
     con.close()
-    return _summary(dataset, recipe, counts, difference)
+    return _summary(dataset, recipe, counts, difference, is_written=True)
 
 
 def check_recipe(dataset: Dataset, recipe: Recipe) -> None:
@@ -105,10 +113,32 @@ def _check_gates(dataset: Dataset, recipe: Recipe) -> None:
         )
 
 
+def _judge(dataset: Dataset, recipe: Recipe) -> None:
+    """Make the table `_judged`; a rule that fails on a clip's values is named."""
+    query = _query(dataset, recipe)
+    try:
+        dataset.sql(f"CREATE OR REPLACE TEMP TABLE _judged AS {query}")
+    except DatasetError:
+        import duckdb
+
+        con = dataset.connection()
+        for rule in recipe.keep:
+            try:
+                con.sql(f"SELECT count(({rule.keep_when})::BOOLEAN) FROM clips").fetchall()
+            except duckdb.Error as error:
+                if not _missing_tables(con, rule.keep_when):
+                    raise _wrong(rule.name, error) from error
+        raise
+
+
 def _query(dataset: Dataset, recipe: Recipe) -> str:
     """Per clip what every rule but the last one says, and where it stands among its duplicates."""
     con = dataset.connection()
     rules = [(rule.name, rule.keep_when, rule.on_missing) for rule in recipe.keep]
+    for name, sql, _ in rules:
+        parsed = _parsed(con, sql)
+        if parsed["error"]:  # brackets that close ours would reach into the query around it
+            raise _wrong(name, parsed["error_message"])
     values = [_bound(con, f"({sql})::BOOLEAN", name, miss) for name, sql, miss in rules]
     cases = []
     for index, (name, _, on_missing) in enumerate(rules):
@@ -151,7 +181,7 @@ FROM ({scored_clips(scores, by_field=by_field)}) AS c LEFT JOIN (
 
 # Of the clips that all other rules keep: those that are not the first of their cluster.
 _REPEATED = """
-CREATE TEMP TABLE _repeated AS SELECT key FROM _judged WHERE why IS NULL AND cluster IS NOT NULL
+CREATE OR REPLACE TEMP TABLE _repeated AS SELECT key FROM _judged WHERE why IS NULL AND cluster IS NOT NULL
 QUALIFY row_number() OVER (PARTITION BY cluster ORDER BY rank NULLS LAST, key) > 1
 """
 
@@ -188,7 +218,7 @@ def _used_scores(
     columns = {name: set(dataset.relation(name).columns) for name in dataset.scores}
     used: dict[str, set[str]] = {}
     whole = set()
-    for names in _column_references(con, f"SELECT {', '.join(expressions)}"):
+    for names in _references(_parsed(con, ", ".join(expressions))):
         for name, field in zip(map(str.lower, names), [*names[1:], ""], strict=True):
             if name in columns:
                 used.setdefault(name, set()).add(field)
@@ -212,7 +242,7 @@ def _bound(
     import duckdb
 
     try:
-        con.sql(f"SELECT {expression} FROM clips LIMIT 0")
+        con.sql(f"SELECT clip_id, {expression} FROM clips LIMIT 0")
     except duckdb.Error as error:
         missing = sorted(_missing_tables(con, expression))
         if missing and on_missing != "fail":
@@ -222,22 +252,27 @@ def _bound(
                 f"Rule {name} needs the score table {missing[0]!r}, which is not there.",
                 hint="Compute the scores first, or say `on_missing: keep` or `drop` in the rule.",
             ) from error
-        raise ConfigError(
-            f"Rule {name} cannot be evaluated: {' '.join(str(error).split())}",
-            hint="Rules are SQL over the columns of clips and <score>.<column>.",
-        ) from error
+        raise _wrong(name, error) from error
     return expression
+
+
+def _wrong(name: str, error: object) -> ConfigError:
+    return ConfigError(
+        f"Rule {name} cannot be evaluated: {' '.join(str(error).split())}",
+        hint="Rules are SQL over the columns of clips and <score>.<column>.",
+    )
 
 
 def _missing_tables(con: duckdb.DuckDBPyConnection, expression: str) -> set[str]:
     known = set(con.sql("SELECT * FROM clips LIMIT 0").columns)
-    references = _column_references(con, f"SELECT {expression}")
+    references = _references(_parsed(con, expression))
     return {names[0] for names in references if len(names) > 1 and names[0] not in known}
 
 
-def _column_references(con: duckdb.DuckDBPyConnection, query: str) -> list[list[str]]:
-    parsed = con.sql("SELECT json_serialize_sql($1)", params=[query])
-    return list(_references(json.loads(parsed.fetchall()[0][0])))
+def _parsed(con: duckdb.DuckDBPyConnection, expression: str) -> dict[str, Any]:
+    found = con.sql("SELECT json_serialize_sql($1)", params=[f"SELECT {expression}"])
+    tree: dict[str, Any] = json.loads(found.fetchall()[0][0])
+    return tree
 
 
 def _references(node: Any) -> Iterator[list[str]]:
@@ -266,6 +301,8 @@ def _summary(
     recipe: Recipe,
     counts: Sequence[Mapping[str, Any]],
     difference: Difference | None,
+    *,
+    is_written: bool,
 ) -> DecisionSummary:
     num_clips = num_kept = num_changed = 0
     kept_s, reasons = 0.0, Counter[str]()
@@ -287,6 +324,6 @@ def _summary(
         num_changed=num_changed,
         kept_s=kept_s,
         reasons=dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
-        version=dataset.versions["decisions"],
+        version=dataset.versions["decisions"] if is_written else None,
         difference=difference,
     )

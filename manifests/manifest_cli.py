@@ -64,16 +64,32 @@ def sql(dataset: Path, query: str, limit: int, as_json: bool, quiet: bool) -> No
     emit(_plain(rows), as_json=as_json, text=text, quiet=quiet)
 
 
-@manifest.command(epilog="Example: egodojo manifest stats DATASET --json")
+@manifest.command(epilog="Example: egodojo manifest stats DATASET --html stats.html")
 @_dataset
+@click.option(
+    "--html",
+    "page",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also draw hours, trajectories, scenes, tasks, objects and skills as a page.",
+)
 @output_options
-def stats(dataset: Path, as_json: bool, quiet: bool) -> None:
+def stats(dataset: Path, page: Path | None, as_json: bool, quiet: bool) -> None:
     """Count files by fate, clips by verdict and reason, hours by source."""
     from . import stats as counting
     from .dataset import Dataset
 
-    found = counting.stats(Dataset.open(dataset))
-    emit(found, as_json=as_json, text=lambda: counting.stats_text(found), quiet=quiet)
+    opened = Dataset.open(dataset)
+    found = counting.stats(opened)
+    if page is not None:
+        from .stats_page import write_stats_page
+
+        found["page"] = str(write_stats_page(opened, page))
+
+    def text() -> str:
+        drawn = "" if page is None else f"\n  page    {page}"
+        return counting.stats_text(found) + drawn
+
+    emit(found, as_json=as_json, text=text, quiet=quiet)
 
 
 @manifest.command(epilog="Example: egodojo manifest validate DATASET")

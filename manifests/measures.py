@@ -36,6 +36,29 @@ MEASURES: dict[str, Measure] = {
     "source_height_px": Measure(
         type="int64", unit="px", description="Height of the source as displayed."
     ),
+    "is_hdr": Measure(
+        type="int64",
+        unit="0 or 1",
+        description="1 when the source is HDR (PQ or HLG), whose pictures were made SDR ones.",
+    ),
+    "missing_frames_ratio": _double(
+        "ratio", "Share of the frames declared for the clip's span that could not be decoded."
+    ),
+    "corrupt_frames_ratio": _double(
+        "ratio", "Share of the decoded frames that the decoder marks as damaged."
+    ),
+    "num_undecodable_packets": Measure(
+        type="int64", unit="packets", description="Packets of the span that the decoder refused."
+    ),
+    "num_format_changes": Measure(
+        type="int64",
+        unit="changes",
+        description="How often the stream's size, pixel format or colours have changed before the "
+        "clip, since its unit's start; a clip ends where they change.",
+    ),
+    "longest_gap_frames": _double(
+        "frames", "Longest time one frame stands, over the video's median interval; steady is 1."
+    ),
     "brightness_mean_luma": _double("luma levels", "Mean luma; black is 16, white is 235."),
     "contrast_luma": _double("luma levels", "Mean over the frames of the deviation of luma."),
     "underexposed_ratio": _double("ratio", "Share of pixels darker than 10 % of white."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -23,6 +23,7 @@ MIN_DURATION_S = 0.9
 RECIPES_DIR = Path(__file__).parent / "recipes"
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
+_RULE_KEYS = ("keep_when", "on_missing", "why")
 _KEYS = ("name", "about", "gates", "keep", "near_duplicate")
 
 
@@ -75,7 +76,17 @@ class DuplicateRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What to write and what to keep; `text` is the YAML that a decision's commit records."""
+    """What to write and what to keep.
+
+    Attributes:
+        name: For people.
+        gates: Decide what is written.
+        keep: Decide what is seen.
+        near_duplicate: Looks at what all others keep.
+        about: One sentence.
+        text: The YAML that a decision's commit records.
+        reasons: Why a rule is there, by its name, where the recipe says so.
+    """
 
     name: str
     gates: tuple[Rule, ...] = ()
@@ -83,6 +94,7 @@ class Recipe:
     near_duplicate: DuplicateRule | None = None
     about: str = ""
     text: str = ""
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for what, rules in (("gates", self.gates), ("keep", self.keep)):
@@ -92,7 +104,7 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """64 hex digits over the rules; comments and spacing do not matter."""
+        """64 hex digits over the rules; reasons, comments and spacing do not matter."""
         return digest({"gates": self.gates, "keep": self.keep, "dup": self.near_duplicate})
 
 
@@ -253,7 +265,19 @@ def _parse(data: Mapping[str, Any], *, where: str, default_name: str, text: str)
         keep=_rules(data.get("keep") or {}, where=f"{where}: keep"),
         near_duplicate=None if duplicate is None else _duplicate_rule(duplicate, where),
         text=text,
+        reasons=_reasons(data),
     )
+
+
+def _reasons(data: Mapping[str, Any]) -> dict[str, str]:
+    """`why` of every rule that has one."""
+    rules = {**(data.get("gates") or {}), **(data.get("keep") or {})}
+    rules["near_duplicate"] = data.get("near_duplicate")
+    return {
+        name: " ".join(str(rule["why"]).split())
+        for name, rule in rules.items()
+        if isinstance(rule, Mapping) and "why" in rule
+    }
 
 
 def _rules(section: Any, *, where: str) -> tuple[Rule, ...]:
@@ -271,10 +295,9 @@ def _rule(name: str, value: Any, where: str) -> Rule:
             hint="For instance `dark: brightness_mean_luma >= 40`.",
         )
     for key in value:
-        if key not in {"keep_when", "on_missing"}:
+        if key not in _RULE_KEYS:
             raise ConfigError(
-                f"Recipe {where}.{name}: unknown key {key!r}.",
-                hint=nearest(str(key), ["keep_when", "on_missing"]),
+                f"Recipe {where}.{name}: unknown key {key!r}.", hint=nearest(str(key), _RULE_KEYS)
             )
     return Rule(
         name=name,
@@ -284,10 +307,10 @@ def _rule(name: str, value: Any, where: str) -> Rule:
 
 
 def _duplicate_rule(value: Any, where: str) -> DuplicateRule:
-    allowed = {"cluster", "rank", "on_missing"}
+    allowed = {"cluster", "rank", "on_missing", "why"}
     if not isinstance(value, Mapping) or not {"cluster", "rank"} <= set(value) <= allowed:
         raise ConfigError(
-            f"Recipe {where}: near_duplicate needs cluster and rank, and may have on_missing.",
+            f"Recipe {where}: near_duplicate needs cluster and rank; it may have on_missing, why.",
             hint="For instance {cluster: clusters.cluster_id, rank: clusters.rank}.",
         )
     return DuplicateRule(

@@ -20,9 +20,10 @@ WORKER_DIED_STAGE = "worker_died"
 DELETED_STAGE = "deleted"
 """Stage of a problem that says how many clips of a video `manifest delete` took away."""
 
-NOTE_STAGES = ("damaged", "timestamps", DELETED_STAGE)
-"""Stages that state a fact about the file (frames missing, ticks out of order, clips deleted);
-every other stage is a failure of ours and makes the file `failed`."""
+NOTE_STAGES = ("damaged", "timestamps", "caption", DELETED_STAGE)
+"""Stages that state a fact about the file: frames missing, ticks out of order, a caption that
+cannot be read (its clips have no text), clips deleted. Every other stage is a failure of ours and
+makes the file `failed`."""
 
 UNIT_STATES = ("done", "failed", "quarantined")
 ENDS_AT = ("cut", "length", "span", "unit", "end")

@@ -54,6 +54,7 @@ VIDEOS = pa.schema(
         ("license", _S),
         ("text", _S),
         ("sidecar", _S),
+        ("reading", _S),
     ]
 )
 PLAN = pa.schema([("number", _I), ("unit_id", _S), ("parts", pa.list_(PART))])

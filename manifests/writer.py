@@ -75,6 +75,13 @@ class Writer:
         """Append rows of `videos`, in one commit."""
         self._append("videos", videos)
 
+    def replace_videos(self, videos: Sequence[Row]) -> None:
+        """Put rows of `videos` in the place of those with their URIs, in one commit."""
+        if videos:
+            uris = [str(row["uri"]) for row in videos]
+            with self.commit("videos") as table:
+                tables.replace_where(table, _checked("videos", videos), column="uri", values=uris)
+
     def append_plan(self, planned: Sequence[Row | PlannedUnit]) -> None:
         """Append rows of `plan`, in one commit, before any of their work begins.
 

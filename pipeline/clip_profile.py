@@ -56,6 +56,7 @@ class ClipClock:
         self._source = Fraction(time_base)
         is_sane = self._source.denominator <= _MAX_TIMESCALE
         self.base = self._source if is_sane else _FALLBACK_TIME_BASE
+        self._is_kept = self.base == self._source
         self._last_tick = -1
         self._durations: dict[int, int] = {}
 
@@ -71,4 +72,6 @@ class ClipClock:
         return self._durations.pop(-1 if tick is None else tick, 0)
 
     def _rounded(self, ticks: int) -> int:
+        if self._is_kept:
+            return ticks
         return round(ticks * self._source / self.base)

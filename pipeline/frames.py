@@ -14,7 +14,8 @@ from typing import Any
 
 from manifests.errors import VideoError
 
-from .packets import VideoProbe
+from .damage import DamageLog
+from .facts import PartReading, VideoFacts, VideoProbe
 
 LEFT_OUT = "{n} frame{s} not later than the one before, left out"
 NO_TIME = "{n} frame{s} had no time and took the median interval"
@@ -58,7 +59,8 @@ class FrameStream(Iterator[DecodedFrame]):
         troubles: Sentences with `{n}` and `{s}` and how often each applied; the source adds too.
         name: The file, for messages.
         facts: What the container says.
-        start_tick, end_tick: The half-open span; None leaves a side open.
+        reading: The part and how many frames it should give.
+        damage: What was lost, for whoever wants to know it of a stretch; the source adds packets.
     """
 
     def __init__(
@@ -67,14 +69,15 @@ class FrameStream(Iterator[DecodedFrame]):
         troubles: Counter[str],
         *,
         name: str,
-        facts: VideoProbe,
-        start_tick: int | None,
-        end_tick: int | None,
+        facts: VideoFacts,
+        reading: PartReading,
+        damage: DamageLog | None = None,
     ) -> None:
         self._name, self._facts = name, facts
-        self._start, self._end = start_tick, end_tick
+        self._start, self._end = reading.start_tick, reading.end_tick
         self._troubles = troubles
-        self._num_expected = facts.num_frames_expected(start_tick, end_tick)
+        self._num_expected = reading.num_frames
+        self.damage = damage or DamageLog()
         self._num_decoded = 0
         self._frames = self._select(source)
 
@@ -135,6 +138,7 @@ class FrameStream(Iterator[DecodedFrame]):
 
     def _timed(self, frame: Any, tick: int | None, duration: int) -> DecodedFrame:
         assert tick is not None
+        self.damage.frame(tick, duration, is_corrupt=getattr(frame, "is_corrupt", False))
         return DecodedFrame(
             tick=tick, duration=duration, frame=frame, rotation=self._facts.rotation
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 
@@ -32,7 +32,8 @@ def crop_box(
 ) -> CropBox:
     """Find the largest centred box of a display aspect inside a stored picture.
 
-    Sides and offsets are rounded down to even; a picture of one pixel is its own box.
+    Sides and offsets are rounded down to even, sides to no less than two pixels; a picture of one
+    row or column is its own box.
 
     Args:
         width, height: Stored size in pixels.
@@ -40,6 +41,8 @@ def crop_box(
         rotation: Degrees by which the stored picture is turned to be shown.
         aspect: Width over height of the box as displayed.
     """
+    if min(width, height) < 2:
+        return CropBox(left=0, top=0, width=width, height=height)
     stored_aspect = (1 / aspect if rotation % 180 else aspect) / sample_aspect
     if Fraction(width, height) > stored_aspect:
         wide, tall = int(height * stored_aspect), height
@@ -51,10 +54,10 @@ def crop_box(
 
 
 def _even(side: int) -> int:
-    return max(side - side % 2, min(side, 2), 1)
+    return max(side - side % 2, 2)
 
 
-def crop_planes(planes: list[NDArray[np.uint8]], box: CropBox) -> list[NDArray[np.uint8]]:
+def crop_planes(planes: list[NDArray[Any]], box: CropBox) -> list[NDArray[Any]]:
     """Cut 4:2:0 planes to a box without copying them."""
     cut = []
     for place, plane in enumerate(planes):

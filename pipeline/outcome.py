@@ -6,6 +6,8 @@ its own.
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 import traceback
 from collections.abc import Callable
@@ -32,6 +34,9 @@ class Outcome(Generic[Unit]):
         attempts: How often it was started, 1 for most.
         seconds: Wall time of the last attempt.
         traceback: Where an exception was raised, for the log; None otherwise.
+        started_at: When the last attempt began, in seconds since 1970 on its host's clock; 0 when
+            its process never answered.
+        worker: Host and process that worked on it, as "host:pid"; empty like `started_at`.
     """
 
     unit: Unit
@@ -41,6 +46,8 @@ class Outcome(Generic[Unit]):
     attempts: int = 1
     seconds: float = 0.0
     traceback: str | None = None
+    started_at: float = 0.0
+    worker: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +59,8 @@ class Attempt:
     kind: Kind = "ok"
     seconds: float = 0.0
     traceback: str | None = None
+    started_at: float = 0.0
+    worker: str = ""
 
     def outcome(self, unit: Unit, attempts: int = 1) -> Outcome[Unit]:
         """The same as the outcome of `unit`."""
@@ -63,6 +72,8 @@ class Attempt:
             attempts=attempts,
             seconds=self.seconds,
             traceback=self.traceback,
+            started_at=self.started_at,
+            worker=self.worker,
         )
 
 
@@ -72,7 +83,8 @@ def attempt(call: Callable[[], Any]) -> Attempt:
     A unit that memory does not suffice for counts as one that kills its process: whether it gets
     an exception or a signal is a matter of chance.
     """
-    started = time.perf_counter()
+    started, started_at = time.perf_counter(), time.time()
+    worker = f"{socket.gethostname()}:{os.getpid()}"
     try:
         result = call()
     except (Exception, SystemExit) as error:
@@ -81,8 +93,11 @@ def attempt(call: Callable[[], Any]) -> Attempt:
             kind="died" if isinstance(error, MemoryError) else "raised",
             seconds=time.perf_counter() - started,
             traceback="".join(traceback.format_exception(error)),
+            started_at=started_at,
+            worker=worker,
         )
-    return Attempt(result=result, seconds=time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return Attempt(result=result, seconds=seconds, started_at=started_at, worker=worker)
 
 
 def describe(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""The only home of PyAV and decord: probing, exact decoding, scaling, encoding, random access.
+"""The home of PyAV and decord: probing, exact decoding, encoding, random access.
 
 Decoders and encoders use one thread: work is spread over processes, and the same input gives the
 same frames and the same bytes.
@@ -25,7 +25,7 @@ from av.packet import Packet
 from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType, VideoFrame
-from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -33,20 +33,20 @@ from manifests.errors import SampleError, VideoError
 from manifests.settings import EncodeSettings
 
 from .clip_profile import ENCODER_DEFAULTS, ClipClock, x264_options
+from .damage import DamageLog
+from .facts import PartReading, VideoFacts, VideoProbe, describe, has_index
 from .flaky import check_source
 from .frames import DecodedFrame, DecodeReport, FrameStream, check_for_decord
-from .geometry import crop_planes
 from .mp4 import Mp4Index, index_mp4, open_error
-from .packets import PacketLog, PacketTable, VideoProbe, describe
+from .packets import PacketLog, PacketTable
+from .pictures import FrameScaler
 
 __all__ = [
     "ClipEncoder", "DecodeReport", "DecodedFrame", "FrameScaler", "FrameStream", "Mp4Index",
-    "VideoProbe", "decode", "decode_packets", "index_mp4", "probe", "write_video",
+    "VideoProbe", "decode", "decode_packets", "index_mp4", "part_ticks", "probe", "write_video",
 ]  # fmt: skip
 
 _TEXT_CONTAINERS = frozenset({"tty", "bin", "xbin", "idf", "adf"})
-_AREA = Interpolation.AREA | Interpolation.BITEXACT
-_SMALL_WIDTH_PX, _SMALL_HEIGHT_PX = 320, 240
 _BITEXACT = {"fflags": "+bitexact"}
 _FALLBACK_TIME_BASE = Fraction(1, 90_000)
 
@@ -88,10 +88,11 @@ def probe(path: Path | str) -> VideoProbe:
 
 def decode(
     path: Path | str,
-    facts: VideoProbe | None = None,
+    facts: VideoFacts | None = None,
     *,
     start_tick: int | None = None,
     end_tick: int | None = None,
+    reading: PartReading | None = None,
     backend: str = "pyav",
 ) -> FrameStream:
     """Decode the frames whose tick lies in a half-open span, in display order, exactly.
@@ -100,79 +101,51 @@ def decode(
 
     Args:
         path: The video file.
-        facts: What `probe` said about it; probed anew when None.
+        facts: What `probe` said about it; probed anew when neither a probe nor `reading` is given.
         start_tick, end_tick: The span in the stream's time base; None leaves a side open.
+        reading: How the span is entered, which then stands in it; a part of a long file is read
+            without a look at the rest.
         backend: `pyav`, or `decord`, which gives RGB frames and is refused for edit lists and AV1.
 
     Raises:
         VideoError: When nothing can be decoded although frames are expected (`undecodable`), when
             the file cannot be opened, or when decord would give wrong frames (`decord_refused`).
     """
-    facts = facts or probe(path)
+    if facts is None or reading is None:
+        probed = facts if isinstance(facts, VideoProbe) else probe(path)
+        facts, reading = probed, probed.reading(start_tick, end_tick)
     troubles: Counter[str] = Counter()
+    damage = DamageLog(start_tick=reading.start_tick, end_tick=reading.end_tick)
     if backend == "pyav":
-        source = _pyav_frames(path, facts, start_tick, troubles)
+        source = _pyav_frames(path, facts, reading, troubles, damage)
     elif backend == "decord":
-        source = _decord_frames(path, facts, start_tick)
+        whole = facts if isinstance(facts, VideoProbe) else probe(path)
+        source = _decord_frames(path, whole, reading.start_tick)
     else:
         raise ValueError(f"unknown decoding backend {backend!r}: use pyav or decord")
     return FrameStream(
-        source, troubles, name=str(path), facts=facts, start_tick=start_tick, end_tick=end_tick
+        source, troubles, name=str(path), facts=facts, reading=reading, damage=damage
     )
 
 
-class FrameScaler:
-    """Turns decoded frames into the pictures that are written: cropped, scaled and upright.
-
-    The centre of the displayed picture is cut to the aspect of the output, on even stored pixels,
-    and scaled by area in 8-bit 4:2:0 limited range, to which other formats are converted first.
-
-    Args:
-        facts: The probe of the video.
-        width, height: Output size in pixels, even.
-    """
-
-    def __init__(self, facts: VideoProbe, width: int, height: int) -> None:
-        self._facts = facts
-        self._width, self._height = width, height
-        self._convert, self._scale, self._shrink = (VideoReformatter() for _ in range(3))
-        self._aspect = Fraction(width, height)
-        self.box = facts.crop_box(facts.stored_width, facts.stored_height, self._aspect)
-
-    @property
-    def scale_ratio(self) -> float:
-        """Output pixels per source pixel along a side, the geometric mean of both sides."""
-        area = self.box.width * self.box.height
-        return float(np.sqrt(self._width * self._height / area))
-
-    def scale(self, decoded: DecodedFrame) -> VideoFrame:
-        """Return the written picture: a yuv420p frame with the source's colour tags."""
-        frame = _to_limited_420(decoded.frame, self._convert)
-        box = self._facts.crop_box(frame.width, frame.height, self._aspect)
-        if (box.width, box.height) != (frame.width, frame.height):
-            planes = tuple(crop_planes(_planes(frame), box))
-            cropped = VideoFrame.from_dlpack(planes, "yuv420p", box.width, box.height)
-            frame = _copy_tags(frame, cropped)
-        size = (self._width, self._height)
-        if decoded.rotation % 180:
-            size = (self._height, self._width)
-        scaled = self._scale.reformat(frame, *size, "yuv420p", interpolation=_AREA, threads=1)
-        if decoded.rotation:
-            turns = decoded.rotation // 90
-            scaled = _from_planes([np.rot90(plane, turns) for plane in _planes(scaled)])
-        return _copy_tags(frame, scaled)
-
-    def small(self, frame: VideoFrame) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Shrink a written picture to the one all measures look at; about 0.2 ms.
-
-        Returns:
-            Luma, uint8 (240, 320), and chroma Cb and Cr, uint8 (2, 120, 160).
-        """
-        reduced = self._shrink.reformat(
-            frame, _SMALL_WIDTH_PX, _SMALL_HEIGHT_PX, "yuv420p", interpolation=_AREA, threads=1
-        )
-        luma, cb, cr = _planes(reduced)
-        return np.ascontiguousarray(luma), np.stack([cb, cr])
+def part_ticks(path: Path | str, facts: VideoFacts, reading: PartReading) -> NDArray[np.int64]:
+    """Display times of the shown packets of a part, in order; reads no further than its end."""
+    start, end, ticks = reading.start_tick, reading.end_tick, []
+    if isinstance(facts, VideoProbe):
+        whole = facts.packets.shown_ticks
+        first = 0 if start is None else int(np.searchsorted(whole, start))
+        last = len(whole) if end is None else int(np.searchsorted(whole, end))
+        return whole[first:last]
+    with contextlib.ExitStack() as stack:
+        for packet in _packets_from(path, facts, reading, stack):
+            if end is not None and packet.dts is not None and packet.dts >= end:
+                break
+            tick = packet.dts if packet.pts is None else packet.pts
+            if tick is None or not packet.size or packet.is_discard:
+                continue
+            if (start is None or tick >= start) and (end is None or tick < end):
+                ticks.append(tick)
+    return np.sort(np.array(ticks, np.int64))
 
 
 class ClipEncoder:
@@ -392,15 +365,20 @@ def _read_packets(
 
 
 def _pyav_frames(
-    path: Path | str, facts: VideoProbe, start_tick: int | None, troubles: Counter[str]
+    path: Path | str,
+    facts: VideoFacts,
+    reading: PartReading,
+    troubles: Counter[str],
+    damage: DamageLog,
 ) -> Generator[VideoFrame, None, None]:
     with contextlib.ExitStack() as stack:
-        for packet in _packets_from(path, facts, start_tick, stack):
-            try:
-                frames = packet.decode()
-            except FFmpegError as error:
-                troubles["{n} packet{s} could not be decoded: " + (error.strerror or "?")] += 1
-                continue
+        for packet in _packets_from(path, facts, reading, stack):
+            frames, error = _decoded(packet)
+            if packet.size and not packet.is_discard:
+                tick = packet.dts if packet.pts is None else packet.pts
+                damage.packet(tick, is_decodable=not error)
+            if error:
+                troubles["{n} packet{s} could not be decoded: " + error] += 1
             for frame in frames:
                 if frame.is_corrupt:
                     troubles["{n} frame{s} decoded with visible damage"] += 1
@@ -409,24 +387,29 @@ def _pyav_frames(
             troubles[f"reading stopped before the end of the file: {facts.demux_error}"] += 1
 
 
+def _decoded(packet: Packet[Any]) -> tuple[list[Any], str]:
+    """Frames that come out after a packet, and why it could not be decoded."""
+    try:
+        return list(packet.decode()), ""
+    except FFmpegError as error:
+        return [], error.strerror or "?"
+
+
 def _packets_from(
-    path: Path | str, facts: VideoProbe, start_tick: int | None, stack: contextlib.ExitStack
+    path: Path | str, facts: VideoFacts, reading: PartReading, stack: contextlib.ExitStack
 ) -> Iterator[Packet[Any]]:
-    """Yield packets from the last keyframe at or before a tick (checked), or from the start."""
+    """Yield packets from the keyframe at which a part is entered (checked), or from the start."""
     container = stack.enter_context(_open(path))
     stream = _video_stream(container, path)
-    table, key = facts.packets, 0
-    if start_tick is not None and facts.has_index:
-        key = table.keyframe_before(start_tick)
-    for stamp in table.seek_stamps(key) if key else ():
+    for tick in reading.seek_ticks if has_index(facts.container) else ():
         with contextlib.suppress(FFmpegError):
-            container.seek(stamp, stream=stream, backward=True)
+            container.seek(tick, stream=stream, backward=True)
             packets = container.demux(stream)
             first = next(packets, None)
-            if first is not None and (first.pts, first.size) == (table.pts[key], table.size[key]):
+            if first is not None and (first.pts, first.size) == (reading.key_pts, reading.key_size):
                 yield from _until_unreadable(itertools.chain([first], packets), stream)
                 return
-    if key:
+    if reading.seek_ticks:
         container = stack.enter_context(_open(path))
         stream = _video_stream(container, path)
     yield from _until_unreadable(container.demux(stream), stream)
@@ -456,45 +439,3 @@ def _decord_frames(
         frame = VideoFrame.from_ndarray(reader[number].asnumpy(), format="rgb24")
         frame.pts = int(ticks[number])
         yield frame
-
-
-def _to_limited_420(frame: VideoFrame, reformatter: VideoReformatter) -> VideoFrame:
-    """Convert to 8-bit 4:2:0 limited range, keeping the colour matrix; RGB becomes BT.601."""
-    if frame.format.name == "yuv420p" and frame.color_range != ColorRange.JPEG:
-        return frame
-    is_rgb = frame.format.is_rgb or frame.format.name == "pal8"
-    converted = reformatter.reformat(
-        frame,
-        frame.width,
-        frame.height,
-        "yuv420p",
-        dst_colorspace=Colorspace.ITU601 if is_rgb else None,
-        dst_color_range=ColorRange.MPEG,
-        interpolation=_AREA,
-        threads=1,
-    )
-    _copy_tags(frame, converted)
-    if is_rgb:
-        converted.colorspace = Colorspace.ITU601
-    return converted
-
-
-def _copy_tags(source: VideoFrame, target: VideoFrame) -> VideoFrame:
-    target.colorspace, target.color_range = source.colorspace, ColorRange.MPEG
-    target.color_primaries, target.color_trc = source.color_primaries, source.color_trc
-    return target
-
-
-def _planes(frame: VideoFrame) -> list[NDArray[np.uint8]]:
-    """View the planes of a yuv420p frame without copying."""
-    rows = [np.frombuffer(memoryview(p), np.uint8).reshape(p.height, -1) for p in frame.planes]
-    return [row[:, : plane.width] for row, plane in zip(rows, frame.planes, strict=True)]
-
-
-def _from_planes(planes: Sequence[NDArray[np.uint8]]) -> VideoFrame:
-    """Copy planes of any stride into a new yuv420p frame."""
-    height, width = planes[0].shape
-    frame = VideoFrame(width, height, "yuv420p")
-    for target, plane in zip(_planes(frame), planes, strict=True):
-        target[:] = plane
-    return frame

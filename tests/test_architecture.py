@@ -23,7 +23,7 @@ HOMES = {
     "deltalake": ("manifests/",),
     "duckdb": ("manifests/",),
     "obstore": ("manifests/",),
-    "av": ("pipeline/video.py",),
+    "av": ("pipeline/video.py", "pipeline/pictures.py"),
     "decord": ("pipeline/video.py",),
     "torch": ("pipeline/training/", "curation/scorers/", "latent_actions/", "world_model/"),
     "faiss": ("curation/dedup_semantic.py", "latent_actions/index.py"),

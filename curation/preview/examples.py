@@ -11,9 +11,8 @@ import pyarrow.compute as pc
 from manifests.dataset import Dataset
 from manifests.difference import Difference, last_difference
 from manifests.errors import DatasetError
+from manifests.markup import length, number, plural, table
 
-from . import charts
-from .charts import length, number, plural
 from .sheets import TileMaker, sheet
 
 TABLES = {"duplicates": "that show the same", "semantic": "of the same content"}
@@ -132,7 +131,7 @@ def _rules(found: Difference) -> str:
         for rule in found.rules
     ]
     heads = ["Rule", "#Dropped before", "#Dropped now", "#Gained", "#Lost"]
-    return charts.table("What each rule changed", heads, rows)
+    return table("What each rule changed", heads, rows)
 
 
 def _signed(sign: str, count: int, seconds: float) -> str:

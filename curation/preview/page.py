@@ -18,12 +18,12 @@ from string import Template
 from typing import Any
 
 from manifests.dataset import Dataset
+from manifests.markup import amount_bar, clock, code, length, plural, share_bar, style, table
 from manifests.storage import write_atomic
 from pipeline.clips import ClipReader
 from pipeline.progress import Progress
 
 from . import charts, examples
-from .charts import clock, length, plural
 from .facts import MAX_LISTED, Facts, collect, sample_clips
 from .sheets import TileMaker, measured, sheet
 from .whatif import MAX_CLIPS, clip_places, script_data, script_json
@@ -77,7 +77,7 @@ def _code(dataset: Dataset, facts: Facts) -> dict[str, str]:
     script = f'"use strict";\n(() => {{\n{"".join(map(_own, SCRIPTS))}}})();\n'
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     return {
-        "style": _own(STYLE),
+        "style": style() + _own(STYLE),
         "script": script,
         "script_digest": f"'sha256-{digest}'",
         "data": script_json(script_data(dataset, facts)),
@@ -199,7 +199,7 @@ def _numbers(facts: Facts) -> str:
 def _balance(facts: Facts) -> str:
     parts = [(name, _group(facts, name)[1]) for name in charts.WORDS]
     words = ", ".join(f"{charts.WORDS[name]} {length(s)}" for name, s in parts if s)
-    return charts.share_bar(parts, label=f"Length of all clips: {words or 'none'}")
+    return share_bar(parts, label=f"Length of all clips: {words or 'none'}")
 
 
 def _reasons(facts: Facts, shown: set[str | None]) -> str:
@@ -219,14 +219,14 @@ def _reasons(facts: Facts, shown: set[str | None]) -> str:
             [
                 (f'<a href="#{target}">{name}</a>' if is_linked else name)
                 + (" <small>gate</small>" if row["is_gate"] else ""),
-                charts.amount_bar(row["clips"], largest, css=css),
+                amount_bar(row["clips"], largest, css=css),
                 f"{row['clips']:,}",
                 length(row["seconds"]),
-                charts.code(rules.get((row["reason"], row["is_gate"]), "")),
+                code(rules.get((row["reason"], row["is_gate"]), "")),
             ]
         )
     heads = ["Reason", "", "#Clips", "#Length", "A clip passes when"]
-    return charts.table("Why clips were dropped", heads, rows)
+    return table("Why clips were dropped", heads, rows)
 
 
 def _fates(facts: Facts) -> str:
@@ -234,14 +234,14 @@ def _fates(facts: Facts) -> str:
     rows = [
         [
             _state(row["state"]),
-            charts.amount_bar(row["files"], largest, css="neutral"),
+            amount_bar(row["files"], largest, css="neutral"),
             f"{row['files']:,}",
             length(row["seconds"]) if row["seconds"] else "–",
             length(row["kept_s"]) if row["kept_s"] else "–",
         ]
         for row in facts.fates
     ]
-    return charts.table("Files by fate", ["Fate", "", "#Files", "#Footage", "#Kept"], rows)
+    return table("Files by fate", ["Fate", "", "#Files", "#Footage", "#Kept"], rows)
 
 
 def _sources(facts: Facts) -> str:
@@ -249,7 +249,7 @@ def _sources(facts: Facts) -> str:
     for row in facts.sources:
         left_s = max(row["seconds"] - row["kept_s"], 0.0)
         percent = f"{row['kept_s'] / row['seconds']:.0%}" if row["seconds"] else "–"
-        bar = charts.share_bar(
+        bar = share_bar(
             [("kept", row["kept_s"]), ("rest", left_s)], label=f"{percent} kept", css="amount"
         )
         rows.append(
@@ -266,7 +266,7 @@ def _sources(facts: Facts) -> str:
             ]
         )
     heads = ["Source", "Embodiment", "#Files", "#Footage", "#Clips", "#Kept", "#Length kept"]
-    return charts.table("Sources", [*heads, "", "#Share"], rows)
+    return table("Sources", [*heads, "", "#Share"], rows)
 
 
 # --- pictures ---------------------------------------------------------------------------------
@@ -324,7 +324,7 @@ def _gated(facts: Facts, root: str) -> str:
         for row in facts.gated
     ]
     heads = ["Gate", "File", "Span", "#Frames"]
-    return charts.table("Clips that were never written", heads, rows) + _more(facts.num_gated)
+    return table("Clips that were never written", heads, rows) + _more(facts.num_gated)
 
 
 def _troubles(facts: Facts, root: str) -> str:
@@ -339,12 +339,12 @@ def _troubles(facts: Facts, root: str) -> str:
             [
                 _state(row["state"]) + (" " + _state("damaged") if row["is_damaged"] else ""),
                 _file(row["uri"], root),
-                charts.code(row["reason"] or ""),
+                code(row["reason"] or ""),
                 f'<span class="detail">{escape(detail)}</span>',
             ]
         )
     heads = ["Fate", "File", "Reason", "Detail"]
-    return charts.table("Files to look at", heads, rows) + _more(facts.num_troubles)
+    return table("Files to look at", heads, rows) + _more(facts.num_troubles)
 
 
 def _state(name: str) -> str:

@@ -13,9 +13,9 @@ from typing import Any
 from PIL import Image
 
 from manifests.errors import EgodojoError
+from manifests.markup import clock, number, plural, signs
 from pipeline.clips import ClipReader
 
-from .charts import clock, number, plural, signs
 from .facts import RuleText
 
 NUM_FRAMES = 8

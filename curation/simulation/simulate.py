@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from manifests.config import to_dict
 from manifests.errors import EgodojoError, UsageError
 from pipeline.progress import Progress
 from pipeline.runner import run_units
@@ -123,8 +124,10 @@ def run(
         Counts and, per episode, its file, caption, outcome and frames; failures with their reason.
 
     Raises:
+        UsageError: The folder holds an episode of the same name, filmed with other settings.
         EgodojoError: The folder cannot be written.
     """
+    refuse_others(requests, out)
     prepare_folder(out)
     todo = [request for request in requests if not is_filmed(request, out)]
     jobs = [Job(request=request, folder=str(out.resolve())) for request in todo]
@@ -236,15 +239,39 @@ def prepare_folder(out: Path) -> None:
         ) from error
 
 
+def refuse_others(requests: Sequence[Request], folder: Path) -> None:
+    """Refuse to film over episodes that were asked for with other settings.
+
+    Raises:
+        UsageError: There are some; names the first and what differs.
+    """
+    others = [(request, held) for request in requests if (held := filmed(request, folder))]
+    others = [(request, held) for request, held in others if held != request]
+    if others:
+        asked, held = map(to_dict, others[0])
+        differing = [key for key in asked if asked[key] != held[key]]
+        what = ", ".join(f"{key} {held[key]}, not {asked[key]}" for key in differing)
+        more = f", and {len(others) - 1} others" if len(others) > 1 else ""
+        raise UsageError(
+            f"{folder} holds the episode {others[0][0].stem} filmed with {what}{more}.",
+            hint="Give another --out, or remove those files to film them anew.",
+        )
+
+
 def is_filmed(request: Request, folder: Path) -> bool:
     """Whether the folder holds exactly this episode, complete."""
+    return filmed(request, folder) == request
+
+
+def filmed(request: Request, folder: Path) -> Request | None:
+    """What the complete episode of this name was asked to be; None when there is none."""
     path = folder / f"{request.stem}.episode.json"
     if not path.exists() or not (folder / f"{request.stem}.mp4").exists():
-        return False
+        return None
     try:
-        return Episode.load(path).request == request
+        return Episode.load(path).request
     except EgodojoError:
-        return False
+        return None
 
 
 def describe(request: Request, folder: Path) -> dict[str, object]:

@@ -7,9 +7,9 @@ import io
 import itertools
 import json
 import logging
+import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
-from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from footage import SETTINGS, SMALL, dataset_contents
 
-from curation.curate import unit_edges
+from curation import ingest
 from curation.ingest import ProbeTask
 from curation.run_record import LogFile
 from curation.units import UnitRun
@@ -32,7 +32,6 @@ from pipeline.clips import ClipReader
 from pipeline.outcome import Outcome
 from pipeline.shards import ShardWriter
 from pipeline.testing import make_video, read_barcode
-from pipeline.video import probe
 
 Cli = Callable[..., SimpleNamespace]
 SETS = tuple(part for item in SETTINGS for part in ("--set", item))
@@ -122,6 +121,16 @@ def test_tar_members_are_plain_and_carry_the_facts(curated: Path) -> None:
     assert facts["brightness_mean_luma"] == row["brightness_mean_luma"]
 
 
+def test_the_record_says_when_and_where_each_unit_was_worked_on(curated: Path) -> None:
+    (lines,) = curated.glob("runs/*/units.jsonl")
+    rows = [json.loads(line) for line in lines.read_text(encoding="ascii").splitlines()]
+    units = Dataset.open(curated).table("units").to_pylist()
+    assert sorted(row["number"] for row in rows) == sorted(unit["number"] for unit in units)
+    assert sum(row["num_clips"] for row in rows) == Dataset.open(curated).table("clips").num_rows
+    assert all(row["seconds"] > 0 and row["started_at"] > 1.7e9 for row in rows)
+    assert {row["worker"].rpartition(":")[2] for row in rows} == {str(os.getpid())}
+
+
 def test_a_rerun_does_nothing_and_changes_nothing(curated: Path, footage: Path, cli: Cli) -> None:
     before = dataset_contents(curated)
     result = cli("curate", footage, "--out", curated, "--inline", "--json", *SETS)
@@ -181,6 +190,16 @@ def test_decide_keeps_and_drops_again_without_decoding(curated: Path, cli: Cli) 
     assert back["num_kept"] == kept["num_kept"] - 1
     text = cli("decide", curated, "--recipe", "egocentric").stdout
     assert "clips kept" in text
+    tried = cli("decide", curated, "--recipe", "permissive", "--dry-run").stdout
+    assert "1 gained" in tried
+    assert tried.endswith("Nothing was written.\n")
+    assert Dataset.open(curated).metadata("decisions")["recipe"] == "egocentric"
+
+
+def test_a_wrong_predicate_is_bad_usage_and_names_the_rule(curated: Path, cli: Cli) -> None:
+    wrong = cli("decide", curated, "--recipe", "egocentric", "--set", "keep.odd=count(*) > 3")
+    assert wrong.exit_code == 2
+    assert "Rule odd cannot be evaluated" in wrong.stderr
 
 
 def test_a_dry_run_says_what_it_would_do_and_makes_nothing(
@@ -216,6 +235,35 @@ def test_a_changed_input_is_reported_and_not_read_again(tmp_path: Path, cli: Cli
     assert result.exit_code == 0
     assert json.loads(result.stdout)["inputs"]["changed"] == [str(video)]
     assert Dataset.open(out).table("videos").num_rows == 2
+
+
+def test_an_input_that_could_not_be_reached_is_tried_again(
+    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mount that was away is no property of the file, nor is its return a change of it."""
+    make_video(tmp_path / "in.mp4", num_frames=20, **SMALL)
+    make_video(tmp_path / "other.mp4", num_frames=20, seed=3, **SMALL)
+    out, real = tmp_path / "ds", ingest.video_id_of
+
+    def away(path: Path) -> str:
+        if path.name == "in.mp4":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    args = ("curate", tmp_path / "in.mp4", tmp_path / "other.mp4", "--out", out, "--inline", *SETS)
+    monkeypatch.setattr(ingest, "video_id_of", away)
+    for _ in range(2):
+        assert cli(*args).exit_code == 0
+        assert states(out)["in.mp4"] == ("unreadable", "not_accessible")
+    version = Dataset.open(out).versions["videos"]
+    monkeypatch.setattr(ingest, "video_id_of", real)
+    result = cli(*args, "--json")
+    assert json.loads(result.stdout)["inputs"]["changed"] == []
+    assert states(out) == {"in.mp4": ("processed", None), "other.mp4": ("processed", None)}
+    dataset = Dataset.open(out)
+    assert dataset.table("videos").num_rows == 2
+    assert dataset.versions["videos"] == version + 1
+    assert validate(dataset) == []
 
 
 @pytest.mark.parametrize(
@@ -312,6 +360,20 @@ def test_a_failing_video_is_recorded_and_its_unit_goes_on(tmp_path: Path, cli: C
     assert "2 of 4 inputs failed; the budget allows 1" in over.stderr
 
 
+def test_a_caption_that_cannot_be_read_costs_the_text_and_not_the_video(
+    tmp_path: Path, cli: Cli
+) -> None:
+    video = make_video(tmp_path / "v.mp4", num_frames=20, **SMALL)
+    (tmp_path / "v.txt").symlink_to("/proc/self/mem")  # a file whose first byte gives EIO
+    out = tmp_path / "ds"
+    assert cli("curate", video, "--out", out, "--inline", *SETS).exit_code == 0
+    (row,) = Dataset.open(out).sql("SELECT state, detail FROM files").to_pylist()
+    assert row["state"] == "processed"
+    assert "v.mp4 cannot be read: Input/output error." in row["detail"]
+    (clip,) = Dataset.open(out).sql("SELECT text, gate FROM clips").to_pylist()
+    assert clip == {"text": None, "gate": None}
+
+
 def test_spans_decide_where_clips_are(tmp_path: Path, cli: Cli) -> None:
     video = make_video(tmp_path / "v.mp4", num_frames=75, **SMALL)
     (tmp_path / "v.spans.csv").write_text("start_s,end_s,text\n1,3,pour\n1,3,tilt\n2,4,put\n")
@@ -393,17 +455,6 @@ def test_a_file_that_kills_the_probe_is_unreadable_and_the_others_go_on(
         "deadly.mp4": ("unreadable", "probe_died"),
         "good.mp4": ("processed", None),
     }
-
-
-def test_long_videos_are_cut_at_frames_but_transport_streams_never(tmp_path: Path) -> None:
-    mp4 = make_video(tmp_path / "a.mp4", num_frames=75, **SMALL)
-    stream = make_video(tmp_path / "a.ts", num_frames=75, **SMALL)
-    facts = probe(mp4)
-    first = facts.start_tick * Fraction(facts.time_base)
-    edges = [edge * Fraction(facts.time_base) - first for edge in unit_edges(str(mp4), 2.0)]
-    assert edges == [2, 4]
-    assert unit_edges(str(stream), 2.0) == []
-    assert unit_edges(str(tmp_path / "gone.mp4"), 2.0) == []
 
 
 def test_a_dry_run_looks_at_the_folder_and_bears_broken_links(tmp_path: Path, cli: Cli) -> None:

@@ -76,6 +76,21 @@ def test_bytes_that_are_no_text_are_escaped_and_found_again(tmp_path: Path) -> N
     assert os.fsencode(path_of(uri)) == raw
 
 
+def test_names_with_a_percent_sign_and_strange_bytes_stay_apart(tmp_path: Path) -> None:
+    strange = Path(os.fsdecode(os.fsencode(tmp_path) + b"/%41\xff.mp4"))
+    strange.write_bytes(b"x")
+    assert uri_of(strange).endswith("/%2541%FF.mp4")
+    assert path_of(uri_of(strange)) == strange
+    plain = tmp_path / "%FF.mp4"
+    plain.write_bytes(b"x")
+    assert path_of(uri_of(plain)) == plain
+    clash = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4"))
+    clash.write_bytes(b"y")
+    with pytest.raises(UsageError, match="Two files would both be called") as caught:
+        uri_of(clash)
+    assert caught.value.hint == "Rename one of them."
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [("nowhere", "There is no file or folder"), ("*.mp4", "matches no file")],

@@ -32,7 +32,7 @@ def plan(videos: Sequence[dict[str, Any]], **options: Any) -> list[PlannedUnit]:
         "unit_len_s": 30.0,
         "first_number": 0,
         "settings_digest": "d",
-        "edges_of": lambda uri: [900, 1800],
+        "edges_of": lambda row: [900, 1800],
         "digests_of": lambda uri: [],
     }
     return plan_units(videos, **{**given, **options})
@@ -56,13 +56,13 @@ def test_a_longer_video_makes_units_of_its_own() -> None:
 
 
 def test_a_long_video_without_an_index_is_one_unit() -> None:
-    (unit,) = plan([video("a.ts", 90)], edges_of=lambda uri: [])
+    (unit,) = plan([video("a.ts", 90)], edges_of=lambda row: [])
     assert (unit.parts[0].start_tick, unit.parts[0].end_tick) == (None, None)
 
 
 def test_edges_are_asked_only_for_long_videos() -> None:
-    def refuse(uri: str) -> list[int]:
-        raise AssertionError(uri)
+    def refuse(row: object) -> list[int]:
+        raise AssertionError(row)
 
     assert len(plan([video("a", 30.0)], edges_of=refuse)) == 1
 

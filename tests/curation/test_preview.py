@@ -17,10 +17,10 @@ from preview_helpers import Page, make_dataset
 
 from curation.preview import sheets as sheets_module
 from curation.preview import write_preview
-from curation.preview.charts import clock, length, number
 from curation.preview.facts import collect, sample_clips
 from manifests.dataset import Dataset, DatasetSettings
 from manifests.decide import decide
+from manifests.markup import clock, length, number
 from manifests.recipe import load_recipe
 from manifests.records import shard_name
 

@@ -71,6 +71,21 @@ def test_rerun_films_only_what_is_missing(tmp_path: Path, cli):
     assert (tmp_path / "sim_arm6-0-reach_left.mp4").exists()
 
 
+def test_an_episode_of_other_settings_is_not_filmed_over(tmp_path: Path, cli):
+    args = ("simulate", "--out", tmp_path, "--size", "64x48", "--seconds", 1, "--quiet")
+    args += ("--embodiment", "sim_arm6", "--episodes", 2)
+    assert cli(*args, "--fps", 10).exit_code == 0
+    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    refused = cli(*args, "--fps", 5, "--no-shadows")
+    assert refused.exit_code == 2
+    assert "holds the episode sim_arm6-0-reach_left filmed with fps 10.0, not 5.0, shadows True, " \
+        "not False, and 1 others." in refused.stderr  # fmt: skip
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
+    other_seed = cli(*args, "--fps", 5, "--seed", 1)
+    assert other_seed.exit_code == 0
+    assert files.keys() < set(tmp_path.iterdir())
+
+
 def test_faulty_files_are_as_faulty_as_they_say(footage: Path):
     reasons = {}
     for path in (footage / "faulty").iterdir():

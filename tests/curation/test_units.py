@@ -18,7 +18,7 @@ from curation.curate import CurateRequest, prepare
 from curation.ingest import ProbeTask, probe_inputs
 from curation.planning import plan_units, select_videos
 from curation.task import UnitResult, UnitTask
-from curation.units import UnitRun, finish_units, make_task, quarantine
+from curation.units import UnitRun, finish_units, make_task, quarantine, time_limit_s
 from curation.work import curate_unit
 from manifests.dataset import Dataset
 from manifests.errors import EgodojoError
@@ -75,7 +75,7 @@ def fill_plan(dataset: Dataset, writer: Writer, uris: tuple[str, ...]) -> None:
             unit_len_s=dataset.settings.unit_len_s,
             first_number=0,
             settings_digest=dataset.settings.digest,
-            edges_of=lambda uri: [],
+            edges_of=lambda row: [],
             digests_of=lambda uri: [],
         )
     )
@@ -206,3 +206,18 @@ def test_what_a_lost_attempt_left_is_removed(tmp_path: Path) -> None:
     with dataset.writer("test"):
         pass
     assert {file.name for file in shards.iterdir()} == {*wanted, "notes.txt"}
+
+
+def test_a_long_file_that_cannot_be_cut_is_given_its_time(tmp_path: Path) -> None:
+    dataset, prepared = planned(tmp_path, ["a.mp4", "b.ts"], unit_len_s=0.5)
+    with dataset.writer("test") as writer:
+        fill_plan(dataset, writer, prepared.inputs.uris)
+        run = unit_run(dataset, writer)
+        videos = {row["uri"]: row for row in dataset.table("videos").to_pylist()}
+        pending = dataset.pending_units()
+    limit_s, seconds = run.config.timeout_s, videos[prepared.inputs.uris[1]]["duration_s"]
+    assert seconds > 1
+    assert time_limit_s(run, pending, videos) == pytest.approx(limit_s * seconds / 0.5)
+    for row in videos.values():
+        row["duration_s"] = 0.4
+    assert time_limit_s(run, pending, videos) == limit_s

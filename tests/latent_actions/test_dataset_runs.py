@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -103,6 +104,18 @@ def test_extracting_again_writes_nothing_and_new_clips_get_new_files(
         "clips-000000.1.f16",
         "clips-000000.1.rows.parquet",
     }
+
+
+def test_nothing_to_extract_starts_no_engine(
+    tmp_path: Path, model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_dataset(tmp_path / "d", (20,))
+    run_extract(made.path, model_path)
+    plan = plan_extraction(made.path, model_path)
+    assert plan.units == ()
+    monkeypatch.setitem(sys.modules, "pipeline.run_ray", None)  # importing it fails from here on
+    result = extract_latents(plan, engine="ray")
+    assert (result.num_clips, result.num_extracted, result.num_shards) == (1, 0, 0)
 
 
 def test_dropped_clips_come_with_all(tmp_path: Path, model_path: Path) -> None:

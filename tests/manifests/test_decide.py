@@ -139,6 +139,24 @@ def test_a_misspelt_predicate_is_never_silent(
         decide(dataset, recipe)
 
 
+@pytest.mark.parametrize(
+    ("predicate", "cause"),
+    [
+        ("count(*) > 3", "Binder Error"),
+        ("fps > 3) OR (fps < 9", "syntax error"),
+        ("uri::INTEGER > 3", "Conversion Error"),
+    ],
+)
+def test_a_predicate_that_only_fails_in_the_whole_query_or_on_values_names_its_rule(
+    tmp_path: Path, predicate: str, cause: str
+) -> None:
+    dataset, _ = bright_clips(tmp_path / "d", [50.0])
+    fine = rule("dark", "brightness_mean_luma > 3")
+    with pytest.raises(ConfigError, match=f"Rule odd cannot be evaluated: .*{cause}"):
+        decide(dataset, Recipe(name="r", keep=(fine, rule("odd", predicate))))
+    assert dataset.table("decisions").num_rows == 0
+
+
 def test_of_each_cluster_the_best_ranked_clip_that_other_rules_keep_is_kept(
     tmp_path: Path,
 ) -> None:

@@ -41,6 +41,26 @@ def add(dataset: Dataset, number: int, brightness: list[float]) -> None:
         writer.commit_units([(unit_row(unit, rows), rows)])
 
 
+def test_a_dry_run_counts_the_same_and_writes_nothing(tmp_path: Path) -> None:
+    dataset = clips(tmp_path / "d", [10.0, 50.0, 60.0, 90.0])
+    decide(dataset, recipe("a", dark="brightness_mean_luma >= 40"))
+    before, rows = dataset.versions, dataset.table("decisions")
+    other = recipe("b", bright="brightness_mean_luma < 80")
+    tried = decide(dataset, other, dry_run=True)
+    assert tried.version is None
+    again = Dataset.open(tmp_path / "d")
+    assert (again.versions, again.table("decisions")) == (before, rows)
+    done = decide(dataset, other)
+    assert done.version == before["decisions"] + 1
+    assert (tried.num_kept, tried.reasons, tried.difference) == (
+        done.num_kept,
+        done.reasons,
+        done.difference,
+    )
+    assert tried.difference is not None
+    assert (tried.difference.num_gained, tried.difference.num_lost) == (1, 1)
+
+
 def test_gained_and_lost_by_rule(tmp_path: Path) -> None:
     dataset = clips(tmp_path / "d", [10.0, 50.0, 60.0, 90.0])
     first = decide(dataset, recipe("a", dark="brightness_mean_luma >= 40"))

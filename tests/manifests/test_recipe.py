@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from manifests.errors import ConfigError
 from manifests.recipe import (
@@ -125,6 +126,8 @@ def test_set_replaces_adds_and_removes_rules(tmp_path: Path) -> None:
         ("keep: {dark: {keep_when: x, onmissing: keep}}", "unknown key 'onmissing'"),
         ("keep: {dark: {keep_when: x, on_missing: maybe}}", "on_missing is 'maybe'"),
         ("keep: {Too Dark: x}", "'Too Dark' must be snake_case"),
+        ("keep:\n  dark: fps > 1\n  dark: fps > 9\n", "key 'dark' stands twice, again in line 3"),
+        ("keep: {}\nkeep: {}\n", "is not valid YAML: the key 'keep' stands twice"),
         ("keep: {dark: ''}", "Rule dark has an empty predicate"),
         ("near_duplicate: {cluster: x}", "near_duplicate needs cluster and rank"),
         ("near_duplicate: {cluster: x, rank: y, on_missing: kepe}", "on_missing is 'kepe'"),
@@ -157,3 +160,19 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
 def test_two_rules_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigError, match="two keep have the same name"):
         Recipe(name="r", keep=(Rule(name="a", keep_when="x"), Rule(name="a", keep_when="y")))
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_rule_says_why_and_its_digest_does_not_depend_on_it(
+    tmp_path: Path, name: str
+) -> None:
+    recipe = load_recipe(name)
+    rules = {rule.name for rule in (*recipe.gates, *recipe.keep)}
+    assert recipe.reasons.keys() == rules | {"near_duplicate"}
+    assert all(len(reason) > 30 for reason in recipe.reasons.values())
+    silent = yaml.safe_load(recipe.text)
+    for rule in (*silent["gates"].values(), *silent["keep"].values(), silent["near_duplicate"]):
+        del rule["why"]
+    again = load_recipe(written(tmp_path, yaml.safe_dump(silent, sort_keys=False)))
+    assert again.digest == recipe.digest
+    assert again.reasons == {}

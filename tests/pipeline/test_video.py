@@ -16,8 +16,9 @@ import pytest
 from video_helpers import hide_start, in_parts, ticks_and_numbers
 
 from manifests.errors import VideoError
+from pipeline.facts import VIDEO_COLUMNS, PartReading
 from pipeline.frames import FrameStream
-from pipeline.packets import VIDEO_COLUMNS, PacketLog, PacketTable
+from pipeline.packets import PacketLog, PacketTable
 from pipeline.testing import draw_barcode, make_video, read_barcode
 from pipeline.video import decode, probe, write_video
 
@@ -159,9 +160,9 @@ def test_unit_edges_are_the_first_frames_after_each_multiple(tmp_path: Path) -> 
     path = make_video(tmp_path / "a.mp4", num_frames=50, fps=10)
     facts = probe(path)
     base = Fraction(facts.time_base)
-    edges = facts.packets.edges(1.25, base)
+    edges = facts.edges(1.25)
     assert [float(edge * base) for edge in edges] == pytest.approx([1.3, 2.5, 3.8])
-    assert facts.packets.edges(5.0, base) == []
+    assert facts.edges(5.0) == []
     spans = pairwise([None, *edges, None])
     assert [facts.packets.count(a, b) for a, b in spans] == [13, 12, 13, 12]
 
@@ -179,7 +180,6 @@ def fake_frames(times: list[int | None], start: int | None = None, end: int | No
         nominal_duration=10,
         start_tick=3,
         rotation=0,
-        num_frames_expected=lambda a, b: len(times),
     )
     source = (SimpleNamespace(pts=time, duration=0) for time in times)
     return FrameStream(
@@ -187,8 +187,7 @@ def fake_frames(times: list[int | None], start: int | None = None, end: int | No
         Counter(),
         name="x",
         facts=facts,
-        start_tick=start,
-        end_tick=end,
+        reading=PartReading(start_tick=start, end_tick=end, num_frames=len(times)),
     )  # type: ignore[arg-type]
 
 
