@@ -181,7 +181,8 @@ FROM ({scored_clips(scores, by_field=by_field)}) AS c LEFT JOIN (
 
 # Of the clips that all other rules keep: those that are not the first of their cluster.
 _REPEATED = """
-CREATE OR REPLACE TEMP TABLE _repeated AS SELECT key FROM _judged WHERE why IS NULL AND cluster IS NOT NULL
+CREATE OR REPLACE TEMP TABLE _repeated AS SELECT key FROM _judged
+WHERE why IS NULL AND cluster IS NOT NULL
 QUALIFY row_number() OVER (PARTITION BY cluster ORDER BY rank NULLS LAST, key) > 1
 """
 
