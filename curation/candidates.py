@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from .fingerprint import FIELD_COLUMNS, FIELD_ROWS, NUM_FIELDS
 
-NUM_TABLES = 24
 NUM_BITS = 28
 LAG_STEPS = 3
 """A change is the difference between pictures three quarters of a second apart."""
@@ -25,9 +24,35 @@ MIN_CHANGE_LUMA = 2.0
 MIN_AGREEMENT = 0.85
 """Correlation of two changes of one code, below which the code agreed by chance."""
 
+MIN_LONG_STEPS = 24
+"""Pairs of clips no shorter are found by codes of three changes, all others by codes of one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Code:
+    """What a code is made of.
+
+    Attributes:
+        offsets: Steps at which its changes begin: several tell far more clips apart than one.
+        num_tables: Codes per step; clips that share any one of them are looked at.
+    """
+
+    offsets: tuple[int, ...]
+    num_tables: int
+
+    @property
+    def num_steps(self) -> int:
+        """Steps after the first that a code looks at."""
+        return self.offsets[-1] + LAG_STEPS
+
+
+ONE_CHANGE = Code(offsets=(0,), num_tables=24)
+THREE_CHANGES = Code(offsets=(0, 2, 4), num_tables=12)
+CODES = (ONE_CHANGE.offsets, ONE_CHANGE.num_tables, THREE_CHANGES.offsets, THREE_CHANGES.num_tables)
+
 _TABLES_AT_ONCE = 4
-_STEPS_AT_ONCE = 1 << 15
-_HITS_AT_ONCE = 1 << 16
+_STEPS_AT_ONCE = 1 << 14
+_HITS_AT_ONCE = 1 << 15
 _SEED = 20260207
 
 
@@ -65,36 +90,40 @@ class Fingerprints:
         """The clip that each step belongs to."""
         return self._clip_of_step[steps]
 
-    def changes(self, steps: NDArray[np.int64], *, is_mirrored: bool = False) -> NDArray[np.int32]:
-        """What changes from each step to `LAG_STEPS` later, spatial mean out, times 48, exact.
+    def changes(
+        self, steps: NDArray[np.int64], code: Code, *, is_mirrored: bool = False
+    ) -> NDArray[np.float32]:
+        """What changes from each step on, spatial mean out, times 48: (steps, changes x 48).
+
+        Whole numbers below 2^24 / 144: sums of them are exact, the same on every machine.
 
         Args:
-            steps: Positions whose clip goes on for `LAG_STEPS`.
+            steps: Positions whose clip goes on for `code.num_steps`.
+            code: Which changes.
             is_mirrored: Exchange left and right.
         """
-        later = self.steps[steps + LAG_STEPS].astype(np.int32)
-        change = later - self.steps[steps]
-        change = NUM_FIELDS * change - change.sum(axis=1, keepdims=True)
+        found = np.empty((len(steps), len(code.offsets), NUM_FIELDS), np.float32)
+        for index, offset in enumerate(code.offsets):
+            change = self.steps[steps + (offset + LAG_STEPS)].astype(np.float32)
+            change -= self.steps[steps + offset]
+            found[:, index] = NUM_FIELDS * change - change.sum(axis=1, keepdims=True)
         if is_mirrored:
-            change = change.reshape(-1, FIELD_ROWS, FIELD_COLUMNS)[:, :, ::-1]
-        plain: NDArray[np.int32] = change.reshape(-1, NUM_FIELDS)
-        return plain
+            fields = found.reshape(len(steps), len(code.offsets), FIELD_ROWS, FIELD_COLUMNS)
+            found = np.ascontiguousarray(fields[..., ::-1])
+        return found.reshape(len(steps), len(code.offsets) * NUM_FIELDS)
 
-    def telling_steps(self, chosen: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+    def telling_steps(self, code: Code, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Steps from which the picture changes enough to give a code, of the chosen clips."""
-        found = []
-        floor = NUM_FIELDS * (NUM_FIELDS * MIN_CHANGE_LUMA) ** 2
-        for start in range(0, len(self.steps) - LAG_STEPS, _STEPS_AT_ONCE):
-            stop = min(start + _STEPS_AT_ONCE, len(self.steps) - LAG_STEPS)
-            steps = np.arange(start, stop, dtype=np.int64)
+        found = [np.empty(0, np.int64)]
+        floor = len(code.offsets) * NUM_FIELDS * (NUM_FIELDS * MIN_CHANGE_LUMA) ** 2
+        last = len(self.steps) - code.num_steps
+        for start in range(0, last, _STEPS_AT_ONCE):
+            steps = np.arange(start, min(start + _STEPS_AT_ONCE, last), dtype=np.int64)
             clips = self.clip_of(steps)
-            usable = clips == self.clip_of(steps + LAG_STEPS)
-            if chosen is not None:
-                usable &= chosen[clips]
-            steps = steps[usable]
-            change = self.changes(steps).astype(np.float64)
+            steps = steps[chosen[clips] & (clips == self.clip_of(steps + code.num_steps))]
+            change = self.changes(steps, code).astype(np.float64)
             found.append(steps[(change * change).sum(axis=1) >= floor])
-        return np.concatenate([np.empty(0, np.int64), *found])
+        return np.concatenate(found)
 
 
 Pairs = NDArray[np.int64]
@@ -104,55 +133,98 @@ Pairs = NDArray[np.int64]
 def candidate_pairs(prints: Fingerprints, is_new: NDArray[np.bool_]) -> tuple[Pairs, Pairs]:
     """Pairs of clips, at least one of them new, that may show the same.
 
+    Time and memory grow with the number of steps, and with the pairs that share a code.
+
     Returns:
         Pairs as they are, and pairs of which one is mirrored.
     """
-    if not is_new.any():
-        return np.empty((0, 2), np.int64), np.empty((0, 2), np.int64)
-    everywhere, asked = prints.telling_steps(), prints.telling_steps(is_new)
+    is_short = np.diff(prints.starts) < MIN_LONG_STEPS
+    searches = [
+        (THREE_CHANGES, ~is_short, ~is_short & is_new),
+        (ONE_CHANGE, is_short, is_new),
+        (ONE_CHANGE, is_short & is_new, ~is_new),
+    ]
     found: dict[bool, list[NDArray[np.int64]]] = {False: [], True: []}
-    where = np.searchsorted(everywhere, asked)
-    for first_table in range(0, NUM_TABLES, _TABLES_AT_ONCE):
-        stored = _codes(prints, everywhere, _planes(first_table))
-        for is_mirrored, keys in found.items():
-            queries = np.roll(stored, _TABLES_AT_ONCE // 2, axis=0) if is_mirrored else stored
-            queries = queries[:, where]
-            for table in range(_TABLES_AT_ONCE):
-                order = np.argsort(stored[table], kind="stable")
-                for hits in _hits(stored[table][order], queries[table]):
-                    pairs = asked[hits[0]], everywhere[order[hits[1]]]
-                    keys.append(_agreeing(prints, *pairs, is_mirrored=is_mirrored))
-            keys[:] = [np.unique(np.concatenate([np.empty(0, np.int64), *keys]))]
+    for code, stored, asked in searches:
+        if stored.any() and asked.any():
+            for is_mirrored, some in _search(prints, code, stored, asked).items():
+                found[is_mirrored].append(some)
     size = max(len(prints), 1)
-    plain, flipped = (np.stack([k[0] // size, k[0] % size], axis=1) for k in found.values())
-    return plain, flipped
+    plain, flipped = (np.unique(np.concatenate([_NO_KEYS, *keys])) for keys in found.values())
+    return np.stack([plain // size, plain % size], 1), np.stack(
+        [flipped // size, flipped % size], 1
+    )
 
 
-def _planes(first_table: int) -> NDArray[np.float64]:
-    """Directions of projection: (48, tables x bits), +1 or -1, the same everywhere.
+_NO_KEYS = np.empty(0, np.int64)
+
+
+def _search(
+    prints: Fingerprints, code: Code, stored: NDArray[np.bool_], asked: NDArray[np.bool_]
+) -> dict[bool, NDArray[np.int64]]:
+    """Pairs of a stored and another, asked clip, as keys, by whether one is mirrored."""
+    steps = prints.telling_steps(code, stored | asked)
+    clips = prints.clip_of(steps)
+    is_stored, is_asked = stored[clips], asked[clips]
+    # A pair of clips that are both asked and stored is found from both sides: one is enough.
+    both = stored & asked
+    found = {False: _NO_KEYS, True: _NO_KEYS}
+    for first_table in range(0, code.num_tables, _TABLES_AT_ONCE):
+        codes = _codes(prints, steps, code, first_table)
+        for table in range(_TABLES_AT_ONCE):
+            where, sorted_codes = _sorted(codes[table], clips, is_stored)
+            for is_mirrored in found:
+                other = (table + _TABLES_AT_ONCE // 2) % _TABLES_AT_ONCE if is_mirrored else table
+                which, wanted = _sorted(codes[other], clips, is_asked)
+                new = [found[is_mirrored]]
+                for hits in _hits(sorted_codes, wanted):
+                    one, two = which[hits[0]], where[hits[1]]
+                    is_first = ~(both[clips[one]] & both[clips[two]]) | (clips[one] < clips[two])
+                    usable = is_first & (clips[one] != clips[two])
+                    pairs = steps[one[usable]], steps[two[usable]]
+                    new.append(_agreeing(prints, code, *pairs, found[is_mirrored], is_mirrored))
+                found[is_mirrored] = np.unique(np.concatenate(new))
+    return found
+
+
+def _planes(code: Code, first_table: int) -> NDArray[np.float32]:
+    """Directions of projection: (changes x 48, tables x bits), +1 or -1, the same everywhere.
 
     The second half of the tables is the first with left and right exchanged: there a clip has the
     codes that its mirrored twin has in the first half, and the other way round.
     """
     rng = np.random.Generator(np.random.PCG64(_SEED + first_table))
-    shape = FIELD_ROWS, FIELD_COLUMNS, _TABLES_AT_ONCE // 2 * NUM_BITS
-    half = rng.integers(0, 2, shape).astype(np.float64) * 2 - 1
-    return np.concatenate([half, half[:, ::-1]], axis=2).reshape(NUM_FIELDS, -1)
+    shape = len(code.offsets), FIELD_ROWS, FIELD_COLUMNS, _TABLES_AT_ONCE // 2 * NUM_BITS
+    half = rng.integers(0, 2, shape).astype(np.float32) * 2 - 1
+    return np.concatenate([half, half[:, :, ::-1]], axis=3).reshape(
+        len(code.offsets) * NUM_FIELDS, -1
+    )
 
 
 def _codes(
-    prints: Fingerprints, steps: NDArray[np.int64], planes: NDArray[np.float64]
+    prints: Fingerprints, steps: NDArray[np.int64], code: Code, first_table: int
 ) -> NDArray[np.uint32]:
     """Codes of the changes at some steps, (tables, steps)."""
+    planes = _planes(code, first_table)
     codes = np.empty((_TABLES_AT_ONCE, len(steps)), np.uint32)
-    weights = (1 << np.arange(NUM_BITS)).astype(np.uint32)
     for start in range(0, len(steps), _STEPS_AT_ONCE):
         chosen = steps[start : start + _STEPS_AT_ONCE]
-        # Whole numbers in float64: exact, so the signs are the same on every machine.
-        signs = (prints.changes(chosen).astype(np.float64) @ planes) > 0
-        bits = signs.reshape(len(chosen), _TABLES_AT_ONCE, NUM_BITS)
-        codes[:, start : start + len(chosen)] = (bits * weights).sum(axis=2, dtype=np.uint32).T
+        signs = (prints.changes(chosen, code) @ planes) > 0
+        bits = np.packbits(signs.reshape(len(chosen), _TABLES_AT_ONCE, NUM_BITS), axis=2)
+        codes[:, start : start + len(chosen)] = bits.view(">u4")[..., 0].T
     return codes
+
+
+def _sorted(
+    codes: NDArray[np.uint32], clips: NDArray[np.int32], chosen: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
+    """Where the chosen codes lie, by code, each once per clip; and these codes."""
+    order = np.flatnonzero(chosen)
+    order = order[np.argsort(codes[order], kind="stable")]
+    values, owners = codes[order], clips[order]
+    is_first = np.ones(len(order), bool)
+    is_first[1:] = (values[1:] != values[:-1]) | (owners[1:] != owners[:-1])
+    return order[is_first], values[is_first]
 
 
 def _hits(
@@ -175,19 +247,19 @@ def _hits(
 
 def _agreeing(
     prints: Fingerprints,
+    code: Code,
     asked: NDArray[np.int64],
     stored: NDArray[np.int64],
-    *,
+    known: NDArray[np.int64],
     is_mirrored: bool,
 ) -> NDArray[np.int64]:
     """Pairs of clips, as smaller position x clips + larger, whose changes really agree."""
-    first, second = prints.clip_of(asked), prints.clip_of(stored)
-    different = first != second
-    asked, stored = asked[different], stored[different]
-    one = prints.changes(asked, is_mirrored=is_mirrored).astype(np.float64)
-    other = prints.changes(stored).astype(np.float64)
+    first, second = prints.clip_of(asked).astype(np.int64), prints.clip_of(stored).astype(np.int64)
+    keys = np.minimum(first, second) * len(prints) + np.maximum(first, second)
+    is_unknown = ~np.isin(keys, known)
+    asked, stored, keys = asked[is_unknown], stored[is_unknown], keys[is_unknown]
+    one = prints.changes(asked, code, is_mirrored=is_mirrored).astype(np.float64)
+    other = prints.changes(stored, code).astype(np.float64)
     products = (one * other).sum(axis=1)
     scale = np.sqrt((one * one).sum(axis=1) * (other * other).sum(axis=1))
-    first, second = first[different].astype(np.int64), second[different].astype(np.int64)
-    keys = np.minimum(first, second) * len(prints) + np.maximum(first, second)
     return np.unique(keys[products >= MIN_AGREEMENT * scale])

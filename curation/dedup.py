@@ -6,12 +6,14 @@ likeness is never passed on from clip to clip. Nothing is deleted; a recipe's ru
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from manifests.config import digest
@@ -20,6 +22,7 @@ from manifests.errors import UsageError
 
 from . import candidates, matching
 from .candidates import Fingerprints, Pairs, candidate_pairs
+from .clusters import FACTS, Alike, ClipFacts, Place, cluster, places_table
 from .fingerprint import COLUMN, NUM_FIELDS, STEPS_PER_S, mirrored
 from .matching import best_match, has_texture, smoothed
 
@@ -27,8 +30,7 @@ SCORE = "duplicates"
 MAX_DISTANCE = 0.12
 """Intact copies of real videos lie below 0.06, different ones above 0.17."""
 
-MIN_COVERED_RATIO = 0.5
-"""A clip is a duplicate only of one that shows at least half of it."""
+_ROWS_AT_ONCE = 2048
 
 _MATCH = pa.struct(
     [
@@ -77,56 +79,6 @@ class DedupSummary:
     version: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClipFacts:
-    """What decides which of several alike clips is the best.
-
-    Attributes:
-        clip_id: The clip.
-        uri: Its file.
-        start_s: Where it begins there.
-        num_pixels: Of the source.
-        is_damaged: Whether frames of the file are missing.
-        num_steps: Length of its fingerprint.
-    """
-
-    clip_id: str
-    uri: str
-    start_s: float
-    num_pixels: int
-    is_damaged: bool
-    num_steps: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alike:
-    """Two clips that show the same; `first` is the one with the smaller clip_id.
-
-    Attributes:
-        distance: See `matching.Match`.
-        num_common: Steps that both show.
-        shift: Steps by which the second begins later.
-        is_mirrored: Left and right are exchanged.
-    """
-
-    first: str
-    second: str
-    distance: float
-    num_common: int
-    shift: int
-    is_mirrored: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a clip stands in its cluster; the best has rank 0 and distance 0."""
-
-    cluster_id: str
-    rank: int
-    distance: float
-    is_mirrored: bool
-
-
 def dedup(
     dataset: Dataset, *, max_distance: float | None = None, redo: bool = False
 ) -> DedupSummary:
@@ -147,85 +99,29 @@ def dedup(
     dataset.refresh()
     limit = _limit(dataset, max_distance)
     settings = _settings_digest(limit)
-    facts, prints = _read(dataset)
-    before = {} if redo else _compared(dataset, settings)
-    is_new = np.array([c.num_steps > 0 and c.clip_id not in before for c in facts], bool)
-    plain, flipped = candidate_pairs(prints, is_new)
-    alike = list(_known(before, {clip.clip_id for clip in facts}))
-    for pairs, is_mirrored in ((plain, False), (flipped, True)):
-        alike += _verified(facts, prints, pairs, limit=limit, is_mirrored=is_mirrored)
+    before = None if redo else _compared(dataset, settings)
+    with tempfile.TemporaryFile() as file:
+        facts, prints = _read(dataset, file)
+        has_print = np.diff(prints.starts) > 0
+        is_new = has_print & ~_is_in(facts["clip_id"], before)
+        pairs = candidate_pairs(prints, is_new)
+        alike = _known(facts["clip_id"], before)
+        for found, is_mirrored in zip(pairs, (False, True), strict=True):
+            alike += _verified(facts, prints, found, limit=limit, is_mirrored=is_mirrored)
     alike = _nearest(alike)
-    places = cluster(facts, alike)
-    table = _table(facts, alike, places)
+    places = cluster(_involved(facts, alike), alike)
+    table = _table(facts["clip_id"].filter(pa.array(has_print)), alike, places)
     _write(dataset, table, settings=settings, limit=limit)
     return DedupSummary(
         num_clips=len(facts),
-        num_compared=sum(clip.num_steps > 0 for clip in facts),
+        num_compared=int(has_print.sum()),
         num_new=int(is_new.sum()),
-        num_candidates=len(plain) + len(flipped),
+        num_candidates=sum(map(len, pairs)),
         num_clusters=len({place.cluster_id for place in places.values()}),
         num_duplicates=sum(place.rank > 0 for place in places.values()),
         max_distance=limit,
         version=dataset.versions[f"scores/{SCORE}"],
     )
-
-
-def cluster(clips: Sequence[ClipFacts], alike: Iterable[Alike]) -> dict[str, Place]:
-    """Give every clip that is like another its place; the others are left out.
-
-    From the best clip down, each that is in no cluster yet takes the worse ones that it was found
-    alike with and shows at least half of. The best is undamaged, has most source pixels, then the
-    smallest URI; a clip that is only an excerpt of another no worse one comes last.
-    """
-    by_id = {clip.clip_id: clip for clip in clips}
-    near: dict[str, list[Alike]] = {}
-    for pair in alike:
-        near.setdefault(pair.first, []).append(pair)
-        near.setdefault(pair.second, []).append(pair)
-    order = sorted(near, key=lambda name: _order(by_id[name], near[name], by_id))
-    position = {name: index for index, name in enumerate(order)}
-    places: dict[str, Place] = {}
-    for best in order:
-        if best in places:
-            continue
-        taken = {}
-        for pair in near[best]:
-            other = _other(pair, best)
-            is_free = other not in places and position[other] > position[best]
-            if is_free and _covers(pair, by_id[other]):
-                taken[other] = pair
-        if not taken:
-            continue
-        places[best] = Place(cluster_id=best, rank=0, distance=0.0, is_mirrored=False)
-        for rank, name in enumerate(sorted(taken, key=position.__getitem__), start=1):
-            places[name] = Place(
-                cluster_id=best,
-                rank=rank,
-                distance=taken[name].distance,
-                is_mirrored=taken[name].is_mirrored,
-            )
-    return places
-
-
-def _order(
-    clip: ClipFacts, pairs: Sequence[Alike], by_id: Mapping[str, ClipFacts]
-) -> tuple[bool, bool, int, str, float, str]:
-    quality = clip.is_damaged, -clip.num_pixels
-    others = [(pair, by_id[_other(pair, clip.clip_id)]) for pair in pairs]
-    is_excerpt = any(
-        not _covers(pair, other) and (other.is_damaged, -other.num_pixels) <= quality
-        for pair, other in others
-    )
-    return is_excerpt, *quality, clip.uri, clip.start_s, clip.clip_id
-
-
-def _other(pair: Alike, name: str) -> str:
-    return pair.second if pair.first == name else pair.first
-
-
-def _covers(pair: Alike, clip: ClipFacts) -> bool:
-    """Whether what a pair has in common is at least half of one of its clips."""
-    return pair.num_common >= MIN_COVERED_RATIO * clip.num_steps
 
 
 def _limit(dataset: Dataset, max_distance: float | None) -> float:
@@ -246,80 +142,94 @@ def _settings_digest(limit: float) -> str:
         f"{module.__name__.rpartition('.')[2]}.{name}": value
         for module in (candidates, matching)
         for name, value in vars(module).items()
-        if name.isupper() and isinstance(value, (int, float))
+        if name.isupper() and isinstance(value, (int, float, tuple))
     }
     return digest({**named, "max_distance": limit})
 
 
-def _read(dataset: Dataset) -> tuple[list[ClipFacts], Fingerprints]:
-    table = dataset.sql(
-        f"""
-        SELECT c.clip_id, c.uri, c.start_s, c.source_width_px * c.source_height_px AS num_pixels,
-            coalesce(f.is_damaged, false) AS is_damaged, coalesce(c.{COLUMN}, []) AS words
-        FROM clips AS c LEFT JOIN files AS f USING (uri)
-        WHERE c.gate IS NULL ORDER BY c.clip_id"""
-    )
-    words = table.column("words").combine_chunks()
-    lengths = words.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
-    steps = words.flatten().to_numpy(zero_copy_only=False).astype("<i8").view(np.uint8)
-    counts = lengths * 8 // NUM_FIELDS
-    prints = Fingerprints(
-        steps=steps.reshape(-1, NUM_FIELDS),
-        starts=np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]),
-    )
-    rows = table.drop_columns(["words"]).to_pylist()
-    facts = [
-        ClipFacts(**{**row, "num_pixels": row["num_pixels"] or 0}, num_steps=int(count))
-        for row, count in zip(rows, counts, strict=True)
-    ]
-    return facts, prints
+def _read(dataset: Dataset, file: IO[bytes]) -> tuple[pa.Table, Fingerprints]:
+    """All written clips; their fingerprints go to a file, so that they need no memory."""
+    steps_of_clip = f"coalesce(len(c.{COLUMN}), 0) * 8 // {NUM_FIELDS} AS num_steps"
+    query = FACTS.format(more=f", {steps_of_clip}, c.{COLUMN} AS words", joined="")
+    reader = dataset.connection().sql(query).to_arrow_reader(_ROWS_AT_ONCE)
+    assert reader is not None
+    facts = []
+    for batch in reader:
+        words = batch.column("words")
+        file.write(words.flatten().to_numpy(zero_copy_only=False).astype("<i8").tobytes())
+        facts.append(batch.drop_columns(["words"]))
+    file.flush()
+    schema = pa.schema([field for field in reader.schema if field.name != "words"])
+    table = pa.Table.from_batches(facts, schema).combine_chunks()
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(table["num_steps"].to_numpy())])
+    steps: NDArray[np.uint8] = np.empty((0, NUM_FIELDS), np.uint8)
+    if starts[-1]:
+        steps = np.memmap(file, np.uint8, "r", shape=(int(starts[-1]), NUM_FIELDS))
+    return table, Fingerprints(steps=steps, starts=starts)
 
 
-def _compared(dataset: Dataset, settings: str) -> dict[str, list[dict[str, Any]]]:
+def _compared(dataset: Dataset, settings: str) -> pa.Table | None:
     """Clips compared before in the same way, and what each was found alike with."""
     if SCORE not in dataset.scores:
-        return {}
+        return None
     if dataset.metadata(f"scores/{SCORE}").get("settings_digest") != settings:
-        return {}
-    table = dataset.table(f"scores/{SCORE}")
-    names = table.column("clip_id").to_pylist()
-    return dict(zip(names, table.column("matches").to_pylist(), strict=True))
+        return None
+    return dataset.table(f"scores/{SCORE}").select(["clip_id", "matches"])
 
 
-def _known(before: Mapping[str, list[dict[str, Any]]], present: set[str]) -> Iterable[Alike]:
-    for first, matches in before.items():
-        for match in matches:
-            if first in present and match["clip_id"] in present:
-                yield Alike(
-                    first=first,
-                    second=match["clip_id"],
-                    distance=match["distance"],
-                    num_common=round(match["common_s"] * STEPS_PER_S),
-                    shift=round(match["shift_s"] * STEPS_PER_S),
-                    is_mirrored=match["is_mirrored"],
-                )
+def _is_in(clip_ids: pa.ChunkedArray, before: pa.Table | None) -> NDArray[np.bool_]:
+    known = pa.array([], pa.string()) if before is None else before["clip_id"]
+    found: NDArray[np.bool_] = pc.is_in(clip_ids, known).to_numpy()
+    return found
+
+
+def _known(clip_ids: pa.ChunkedArray, before: pa.Table | None) -> list[Alike]:
+    """Pairs found before whose clips are both still there."""
+    if before is None:
+        return []
+    rows = before.filter(pc.greater(pc.list_value_length(before["matches"]), 0)).to_pylist()
+    named = {match["clip_id"] for row in rows for match in row["matches"]}
+    named |= {row["clip_id"] for row in rows}
+    wanted = pc.is_in(clip_ids, pa.array(sorted(named), pa.string()))
+    present = set(clip_ids.filter(wanted).to_pylist())
+    return [
+        Alike(
+            first=row["clip_id"],
+            second=match["clip_id"],
+            distance=match["distance"],
+            num_common=round(match["common_s"] * STEPS_PER_S),
+            shift=round(match["shift_s"] * STEPS_PER_S),
+            is_mirrored=match["is_mirrored"],
+        )
+        for row in rows
+        for match in row["matches"]
+        if row["clip_id"] in present and match["clip_id"] in present
+    ]
+
+
+def _involved(facts: pa.Table, alike: Sequence[Alike]) -> list[ClipFacts]:
+    """Facts of the clips that are alike to any other."""
+    names = sorted({name for pair in alike for name in (pair.first, pair.second)})
+    chosen = pc.is_in(facts["clip_id"], pa.array(names, pa.string()))
+    return [ClipFacts(**row) for row in facts.filter(chosen).to_pylist()]
 
 
 def _verified(
-    facts: Sequence[ClipFacts],
-    prints: Fingerprints,
-    pairs: Pairs,
-    *,
-    limit: float,
-    is_mirrored: bool,
-) -> Iterable[Alike]:
-    """The candidates that really are alike; facts are in order of clip_id, so are pairs."""
+    facts: pa.Table, prints: Fingerprints, pairs: Pairs, *, limit: float, is_mirrored: bool
+) -> Iterator[Alike]:
+    """The candidates that really are alike."""
+    clip_ids = facts["clip_id"]
     last, levels = -1, np.empty((0, NUM_FIELDS))
-    for first, second in pairs.tolist():
+    for one, other in pairs.tolist():
+        names = clip_ids[one].as_py(), clip_ids[other].as_py()
+        # In order of their ids, so that the numbers are the same in whatever order clips are read.
+        first, second = (one, other) if names[0] < names[1] else (other, one)
         if first != last:
             last, levels = first, smoothed(prints[first])
         match = _compare(levels, prints[second], is_mirrored=is_mirrored)
         if match is not None and match.distance <= limit:
             yield Alike(
-                first=facts[first].clip_id,
-                second=facts[second].clip_id,
-                is_mirrored=is_mirrored,
-                **asdict(match),
+                first=min(names), second=max(names), is_mirrored=is_mirrored, **asdict(match)
             )
 
 
@@ -341,37 +251,28 @@ def _nearest(alike: Iterable[Alike]) -> list[Alike]:
 
 
 def _table(
-    facts: Sequence[ClipFacts], alike: Sequence[Alike], places: Mapping[str, Place]
+    clip_ids: pa.ChunkedArray, alike: Sequence[Alike], places: Mapping[str, Place]
 ) -> pa.Table:
-    matches: dict[str, list[dict[str, Any]]] = {}
-    for pair in alike:
-        matches.setdefault(pair.first, []).append(
-            {
-                "clip_id": pair.second,
-                "distance": pair.distance,
-                "common_s": pair.num_common / STEPS_PER_S,
-                "shift_s": pair.shift / STEPS_PER_S,
-                "is_mirrored": pair.is_mirrored,
-            }
-        )
-    rows = []
-    for clip in facts:
-        if clip.num_steps == 0:
-            continue
-        place = places.get(clip.clip_id)
-        is_copy = place is not None and place.rank > 0
-        rows.append(
-            {
-                "clip_id": clip.clip_id,
-                "cluster_id": place.cluster_id if place else None,
-                "duplicate_of": place.cluster_id if place and is_copy else None,
-                "distance": place.distance if place else None,
-                "is_mirrored": place.is_mirrored if place else None,
-                "rank": place.rank if place else None,
-                "matches": matches.get(clip.clip_id, []),
-            }
-        )
-    return pa.Table.from_pylist(rows, schema=_SCHEMA)
+    """One row per compared clip, in order of clip_id; pairs are in order of their first."""
+    clip_ids = clip_ids.take(pc.sort_indices(clip_ids))
+    firsts = pa.array([pair.first for pair in alike], pa.string())
+    counts = np.zeros(len(clip_ids) + 1, np.int64)
+    rows = pc.index_in(firsts, clip_ids).to_numpy(zero_copy_only=False)
+    np.add.at(counts, rows.astype(np.int64) + 1, 1)
+    listed = [
+        {
+            "clip_id": pair.second,
+            "distance": pair.distance,
+            "common_s": pair.num_common / STEPS_PER_S,
+            "shift_s": pair.shift / STEPS_PER_S,
+            "is_mirrored": pair.is_mirrored,
+        }
+        for pair in alike
+    ]
+    offsets = pa.array(np.cumsum(counts).astype(np.int32))
+    matches = pa.ListArray.from_arrays(offsets, pa.array(listed, _MATCH))
+    columns = {**places_table(clip_ids, places), "matches": matches}
+    return pa.table(columns).select(_SCHEMA.names).cast(_SCHEMA)
 
 
 def _write(dataset: Dataset, table: pa.Table, *, settings: str, limit: float) -> None:

@@ -103,8 +103,18 @@ def best_match(first: NDArray[np.float64], second: NDArray[np.float64]) -> Match
 
 
 def _diagonal_sums(grid: NDArray[np.float64], shifts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Sums along the diagonals first[i], second[i - shift]."""
-    return np.array([grid.trace(offset=-shift) for shift in shifts])
+    """Sums along the diagonals first[i], second[i - shift].
+
+    Rows from the last to the first, each followed by one zero per row, and then read one place
+    shorter than they were written: what was a diagonal is a column.
+    """
+    rows, columns = grid.shape
+    padded = np.zeros((rows, columns + rows))
+    padded[:, :columns] = grid[::-1]
+    width = columns + rows - 1
+    sums = padded.ravel()[: rows * width].reshape(rows, width).sum(axis=0)
+    chosen: NDArray[np.float64] = sums[rows - 1 - shifts]
+    return chosen
 
 
 def _windows(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -285,15 +285,25 @@ class Dataset:
             writer.recover()
             yield writer
 
-    def replace_decisions(self, decided: pa.Table, *, metadata: Mapping[str, str]) -> None:
-        """Put new decisions in the place of the old ones, in one commit. Needs no lock."""
+    def replace_decisions(
+        self,
+        decided: pa.Table | Callable[[], pa.RecordBatchReader],
+        *,
+        metadata: Mapping[str, str],
+    ) -> None:
+        """Put new decisions in the place of the old ones, in one commit. Needs no lock.
+
+        Args:
+            decided: All rows, or what gives a reader of them: again if somebody else was faster.
+            metadata: The recipe.
+        """
         self.check_writable()
-        checked = rows.checked_table(
-            decided,
-            schema.DECISIONS,
-            table="decisions",
-            required=schema.REQUIRED["decisions"],
-        )
+
+        def checked() -> pa.RecordBatchReader:
+            given = decided() if callable(decided) else decided.to_reader()
+            batches = (_checked_decisions(batch) for batch in given)
+            return pa.RecordBatchReader.from_batches(schema.DECISIONS, batches)
+
         tables.replace(self._tables["decisions"], checked, metadata=metadata)
         self._con = None
 
@@ -380,6 +390,14 @@ def check_score_name(name: str) -> None:
             f"A score table cannot be called {name!r}.",
             hint="Choose a snake_case name that is no view and no column of clips.",
         )
+
+
+def _checked_decisions(batch: pa.RecordBatch) -> pa.RecordBatch:
+    required = schema.REQUIRED["decisions"]
+    checked = rows.checked_table(
+        pa.Table.from_batches([batch]), schema.DECISIONS, table="decisions", required=required
+    )
+    return checked.combine_chunks().to_batches()[0]
 
 
 def _resolved(path: Path | str) -> Path:

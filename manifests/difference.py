@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
 
 if TYPE_CHECKING:
     from .dataset import Dataset
@@ -67,20 +65,18 @@ class Difference:
         return json.dumps(asdict(self), separators=(",", ":"))
 
 
-def difference_of(decided: pa.Table, *, recipe: str, version: int) -> Difference:
+def difference_of(counts: Iterable[Mapping[str, Any]], *, recipe: str, version: int) -> Difference:
     """Compare verdicts with those before.
 
     Args:
-        decided: Columns `verdict`, `reason`, `old`, `old_reason`, `length_s`; one row per clip.
+        counts: `num_clips` and `length_s` by `reason`, `old` (the last verdict) and `old_reason`.
         recipe: Recipe of the last decision.
         version: Version of the table that holds it.
     """
-    keys = ["verdict", "reason", "old", "old_reason"]
-    grouped = decided.group_by(keys).aggregate([("length_s", "sum"), ("length_s", "count")])
     rules: dict[str, dict[str, Any]] = {}
     totals = {"num_gained": 0, "gained_s": 0.0, "num_lost": 0, "lost_s": 0.0, "num_new": 0}
-    for row in grouped.to_pylist():
-        count, seconds = row["length_s_count"], row["length_s_sum"] or 0.0
+    for row in counts:
+        count, seconds = row["num_clips"], row["length_s"]
         now, before = row["reason"], row["old_reason"]
         if now is not None:
             _add(_rule(rules, now), num_now=count)

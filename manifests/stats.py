@@ -9,25 +9,43 @@ from .label_stats import label_counts, label_lines
 if TYPE_CHECKING:
     from .dataset import Dataset
 
-_GROUPS = """
-SELECT {column} AS name, count(*) FILTER (gate IS NULL) AS num_written,
-    count(*) FILTER (verdict = 'keep') AS num_kept,
-    coalesce(sum(end_s - start_s) FILTER (gate IS NULL), 0.0) AS written_s,
-    coalesce(sum(end_s - start_s) FILTER (verdict = 'keep'), 0.0) AS kept_s
-FROM clips GROUP BY 1 ORDER BY 1
+# One pass over the clips and one over the files; everything else counts these.
+_SUMS = """
+CREATE OR REPLACE TEMP TABLE _sums AS SELECT source, embodiment, gate, verdict, reason,
+    count(*) AS num_clips, sum(end_s - start_s) AS length_s
+FROM clips GROUP BY ALL
+"""
+_FATES = """
+CREATE OR REPLACE TEMP TABLE _fates AS SELECT state, reason, count(*) AS num_files,
+    count(*) FILTER (is_damaged) AS num_damaged, sum(duration_s) AS duration_s
+FROM files GROUP BY ALL
 """
 
-_TOTALS = """
-SELECT count(*) AS num_candidates,
-    count(*) FILTER (gate IS NULL) AS num_written,
-    count(*) FILTER (gate IS NOT NULL) AS num_gated,
-    count(*) FILTER (verdict = 'keep') AS num_kept,
-    count(*) FILTER (verdict = 'drop') AS num_dropped,
-    count(*) FILTER (verdict IS NULL) AS num_undecided,
-    coalesce(sum(end_s - start_s) FILTER (gate IS NULL), 0.0) AS written_s,
-    coalesce(sum(end_s - start_s) FILTER (verdict = 'keep'), 0.0) AS kept_s
-FROM clips
+_CLIPS = {
+    "num_candidates": "true",
+    "num_written": "gate IS NULL",
+    "num_gated": "gate IS NOT NULL",
+    "num_kept": "verdict = 'keep'",
+    "num_dropped": "verdict = 'drop'",
+    "num_undecided": "verdict IS NULL",
+}
+
+
+def _sum(number: str, when: str) -> str:
+    return f"coalesce(sum({number}) FILTER ({when}), 0)"
+
+
+_SECONDS = f"""{_sum("length_s", "gate IS NULL")}::DOUBLE AS written_s,
+    {_sum("length_s", "verdict = 'keep'")}::DOUBLE AS kept_s"""
+
+_GROUPS = f"""
+SELECT {{column}} AS name, {_sum("num_clips", "gate IS NULL")}::BIGINT AS num_written,
+    {_sum("num_clips", "verdict = 'keep'")}::BIGINT AS num_kept, {_SECONDS}
+FROM _sums GROUP BY 1 ORDER BY 1
 """
+
+_COUNTS = ", ".join(f"{_sum('num_clips', when)}::BIGINT AS {n}" for n, when in _CLIPS.items())
+_TOTALS = f"SELECT {_COUNTS}, {_SECONDS} FROM _sums"
 
 
 def stats(dataset: Dataset) -> dict[str, Any]:
@@ -38,19 +56,22 @@ def stats(dataset: Dataset) -> dict[str, Any]:
     `sources`, `embodiments`, `units`, `shard_bytes`, `recipe`, `labels` (None without
     captions), `versions`.
     """
+    dataset.sql(_SUMS)
+    dataset.sql(_FATES)
     first = dataset.sql(
-        "SELECT count(*) AS num_files, count(*) FILTER (is_damaged) AS num_damaged, "
-        "coalesce(sum(duration_s), 0.0) AS duration_s FROM files"
+        "SELECT coalesce(sum(num_files), 0)::BIGINT AS num_files, "
+        "coalesce(sum(num_damaged), 0)::BIGINT AS num_damaged, "
+        "coalesce(sum(duration_s), 0.0) AS duration_s FROM _fates"
     ).to_pylist()[0]
     lost = (
-        "SELECT state || ': ' || coalesce(reason, 'unknown'), count(*) FROM files "
+        "SELECT state || ': ' || coalesce(reason, 'unknown'), sum(num_files)::BIGINT FROM _fates "
         "WHERE state NOT IN ('processed', 'pending') GROUP BY 1 ORDER BY 2 DESC, 1"
     )
     dropped = (
-        "SELECT coalesce(gate, reason), count(*) FROM clips "
+        "SELECT coalesce(gate, reason), sum(num_clips)::BIGINT FROM _sums "
         "WHERE gate IS NOT NULL OR verdict = 'drop' GROUP BY 1 ORDER BY 2 DESC, 1"
     )
-    by_state = "SELECT state, count(*) FROM files GROUP BY 1 ORDER BY 2 DESC, 1"
+    by_state = "SELECT state, sum(num_files)::BIGINT FROM _fates GROUP BY 1 ORDER BY 2 DESC, 1"
     num_bytes = dataset.sql("SELECT coalesce(sum(shard_bytes), 0)::BIGINT AS n FROM units")
     return {
         "name": dataset.settings.name,

@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -134,9 +134,14 @@ def append(
 
 
 def replace(
-    table: DeltaTable, rows: pa.Table, *, metadata: Mapping[str, str] | None = None
+    table: DeltaTable,
+    rows: pa.Table | Callable[[], pa.RecordBatchReader],
+    *,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Replace all rows and columns in one commit; older versions stay reachable.
+
+    Rows too many for memory come as a function that gives a reader of them, once per attempt.
 
     Of several at once the last one stands alone: each sees what the one before it wrote. (With
     delta-rs' own retries, rows written meanwhile would stay beside the new ones.)
@@ -144,7 +149,8 @@ def replace(
     for _ in range(_NUM_ATTEMPTS):
         table.update_incremental()
         try:
-            _write(table, rows, "overwrite", metadata, "overwrite", 0)
+            given = rows() if callable(rows) else rows
+            _write(table, given, "overwrite", metadata, "overwrite", 0)
             return
         except CommitFailedError:
             continue

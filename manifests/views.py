@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Container, Mapping
 
 import duckdb
 import pyarrow.dataset as pads
+import pyarrow.fs as pafs
 
 from .records import DELETED_STAGE, NOTE_STAGES, WORKER_DIED_STAGE
 from .tables import connect
@@ -23,6 +25,8 @@ FILE_STATES = (
     "no_clips",
 )
 """What becomes of an input; the first that fits."""
+
+_PATTERN = re.compile(r"[*?\[\]{}]")  # DuckDB would look for other files
 
 _NOTES = ", ".join(f"'{stage}'" for stage in NOTE_STAGES)
 
@@ -64,23 +68,26 @@ WITH parts AS (
         coalesce(sum(problem.num_frames_expected - problem.num_frames_decoded), 0) > 0
             AS is_damaged
     FROM problems GROUP BY problem.video_id
+), totals AS MATERIALIZED (
+    SELECT uri, gate, verdict, reason, count(*) AS num_clips, sum(end_s - start_s) AS length_s
+    FROM clips GROUP BY ALL
 ), clip_counts AS (
     SELECT
         uri,
-        count(*) FILTER (gate IS NULL) AS num_clips,
-        count(*) FILTER (gate IS NOT NULL) AS num_gated,
-        count(*) FILTER (verdict = 'keep') AS num_kept,
-        count(*) FILTER (verdict IS NOT NULL) AS num_decided,
-        coalesce(sum(end_s - start_s) FILTER (gate IS NULL), 0.0) AS written_s,
-        coalesce(sum(end_s - start_s) FILTER (verdict = 'keep'), 0.0) AS kept_s
-    FROM clips GROUP BY uri
+        coalesce(sum(num_clips) FILTER (gate IS NULL), 0)::BIGINT AS num_clips,
+        coalesce(sum(num_clips) FILTER (gate IS NOT NULL), 0)::BIGINT AS num_gated,
+        coalesce(sum(num_clips) FILTER (verdict = 'keep'), 0)::BIGINT AS num_kept,
+        coalesce(sum(num_clips) FILTER (verdict IS NOT NULL), 0)::BIGINT AS num_decided,
+        coalesce(sum(length_s) FILTER (gate IS NULL), 0.0) AS written_s,
+        coalesce(sum(length_s) FILTER (verdict = 'keep'), 0.0) AS kept_s
+    FROM totals GROUP BY uri
 ), drops AS (
     SELECT
         uri,
         coalesce(gate, reason) AS why,
-        round(sum(end_s - start_s), 6) AS dropped_s,
-        count(*) FILTER (gate IS NOT NULL) AS num_gated
-    FROM clips WHERE gate IS NOT NULL OR verdict = 'drop'
+        round(sum(length_s), 6) AS dropped_s,
+        coalesce(sum(num_clips) FILTER (gate IS NOT NULL), 0)::BIGINT AS num_gated
+    FROM totals WHERE gate IS NOT NULL OR verdict = 'drop'
     GROUP BY ALL
 ), drop_reason AS (
     SELECT
@@ -148,6 +155,10 @@ FROM fates
 """
 
 
+_MOST_FILES = 2000
+"""DuckDB looks into every file of a table for each query; above this pyarrow reads them, late."""
+
+
 def open_views(
     tables: Mapping[str, pads.Dataset], scores: Mapping[str, pads.Dataset]
 ) -> duckdb.DuckDBPyConnection:
@@ -158,9 +169,9 @@ def open_views(
     """
     con = connect()
     for name, data in tables.items():
-        con.register("_clips" if name == "clips" else name, data)
+        _show(con, "_clips" if name == "clips" else name, data)
     for name, data in scores.items():
-        con.register(name, data)
+        _show(con, name, data)
     con.execute(_COMMITTED)
     con.execute(clips_view({name: data.schema.names for name, data in scores.items()}))
     con.execute(_KEPT)
@@ -168,21 +179,55 @@ def open_views(
     return con
 
 
+def _show(con: duckdb.DuckDBPyConnection, name: str, data: pads.Dataset) -> None:
+    """Make a table a view: by DuckDB's own Parquet reader where it can, which is twice as fast.
+
+    Only so does DuckDB know how many rows a table has, and build its joins from the smaller one.
+    The columns are those of the dataset, whatever older files lack.
+    """
+    files = data.files if isinstance(data, pads.FileSystemDataset) else []
+    is_plain = isinstance(getattr(data, "filesystem", None), pafs.LocalFileSystem)
+    if not (files and is_plain) or len(files) > _MOST_FILES or _PATTERN.search("".join(files)):
+        con.register(name, data)
+        return
+    empty = f"_no_{name.removeprefix('_')}"
+    con.register(empty, data.schema.empty_table())
+    listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+    con.execute(
+        f"CREATE TEMP VIEW {quoted(name)} AS SELECT * FROM {quoted(empty)} UNION ALL BY NAME "
+        f"SELECT * FROM read_parquet([{listed}], union_by_name = true, hive_partitioning = false)"
+    )
+
+
 def clips_view(scores: Mapping[str, list[str]]) -> str:
     """SQL of the view `clips`: committed clips, their decision and a struct per score table."""
+    query = f"""
+        SELECT clips.*, decisions.verdict, decisions.reason FROM ({scored_clips(scores)}) AS clips
+        LEFT JOIN decisions USING (clip_id)"""
+    return f"CREATE TEMP VIEW clips AS {query}"
+
+
+def scored_clips(scores: Mapping[str, list[str]], *, by_field: Container[str] = ()) -> str:
+    """A query of committed clips with a struct per score table, of these columns of it.
+
+    Args:
+        scores: Columns by score table.
+        by_field: Tables of which only single values are asked for. Rows without any of these are
+            left out of the join, which is smaller by as much: their struct is NULL then, as the
+            values in it are.
+    """
     columns, joins = [], []
     for index, (name, names) in enumerate(scores.items()):
-        fields = ", ".join(f"{quoted(n)} := {quoted(n)}" for n in names if n != "clip_id")
-        packed = f"struct_pack({fields})" if fields else "true"
+        listed = [quoted(n) for n in names if n != "clip_id"]
+        packed = f"struct_pack({', '.join(f'{n} := {n}' for n in listed)})" if listed else "true"
+        known = " OR ".join(f"{n} IS NOT NULL" for n in listed)
+        where = f" WHERE {known}" if name in by_field and known else ""
         columns.append(f", s{index}.packed AS {quoted(name)}")
         joins.append(
-            f"LEFT JOIN (SELECT clip_id, {packed} AS packed FROM {quoted(name)}) AS s{index} "
-            "USING (clip_id)"
+            f"LEFT JOIN (SELECT clip_id, {packed} AS packed FROM {quoted(name)}{where}) "
+            f"AS s{index} USING (clip_id)"
         )
-    return (
-        f"CREATE TEMP VIEW clips AS SELECT c.*, d.verdict, d.reason{''.join(columns)} "
-        f"FROM _committed AS c LEFT JOIN decisions AS d USING (clip_id) {' '.join(joins)}"
-    )
+    return f"SELECT c.*{''.join(columns)} FROM _committed AS c {' '.join(joins)}"
 
 
 def quoted(name: str) -> str:

@@ -26,7 +26,7 @@ HOMES = {
     "av": ("pipeline/video.py", "pipeline/pictures.py"),
     "decord": ("pipeline/video.py",),
     "torch": ("pipeline/training/", "curation/scorers/", "latent_actions/", "world_model/"),
-    "faiss": ("curation/dedup.py", "latent_actions/index.py"),
+    "faiss": ("curation/dedup_semantic.py", "latent_actions/index.py"),
     "open_clip": ("curation/scorers/embedding.py",),
     "mujoco": ("curation/simulation/",),
     "cv2": ("latent_actions/flow.py",),

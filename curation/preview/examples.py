@@ -15,7 +15,9 @@ from manifests.markup import length, number, plural, table
 
 from .sheets import TileMaker, sheet
 
-DUPLICATES = "duplicates"
+TABLES = {"duplicates": "that show the same", "semantic": "of the same content"}
+"""Tables of clusters, and what their members have in common."""
+
 NUM_CLUSTERS = 10
 NUM_PER_CLUSTER = 4
 NUM_CHANGED = 8
@@ -23,33 +25,37 @@ _COLUMNS = {"clip_id", "cluster_id", "duplicate_of", "distance"}
 
 
 def clusters(dataset: Dataset, tiles: TileMaker) -> str:
-    """The largest clusters of `scores/duplicates` with pictures; empty without that table."""
-    if not has_clusters(dataset):
-        return ""
+    """The largest clusters of every table of duplicates with pictures; empty without one."""
+    found = [name for name in TABLES if _has_clusters(dataset, name)]
+    return "".join(_clusters_of(dataset, name, tiles) for name in found)
+
+
+def _clusters_of(dataset: Dataset, table: str, tiles: TileMaker) -> str:
+    alike = TABLES[table]
     (total,) = dataset.sql(
-        """
+        f"""
         WITH sizes AS (
-            SELECT duplicates.cluster_id AS id, count(*) AS clips,
-                count(*) FILTER (duplicates.duplicate_of IS NOT NULL) AS copies,
+            SELECT {table}.cluster_id AS id, count(*) AS clips,
+                count(*) FILTER ({table}.duplicate_of IS NOT NULL) AS copies,
                 coalesce(sum(end_s - start_s) FILTER (
-                    duplicates.duplicate_of IS NOT NULL), 0.0) AS seconds
-            FROM clips WHERE duplicates.cluster_id IS NOT NULL GROUP BY 1 HAVING clips > 1
+                    {table}.duplicate_of IS NOT NULL), 0.0) AS seconds
+            FROM clips WHERE {table}.cluster_id IS NOT NULL GROUP BY 1 HAVING clips > 1
         )
         SELECT count(*) AS clusters, coalesce(sum(clips), 0) AS clips,
             coalesce(sum(copies), 0) AS copies, coalesce(sum(seconds), 0.0) AS seconds FROM sizes"""
     ).to_pylist()
     if not total["clusters"]:
-        return '<p class="note">No clip is a duplicate of another.</p>'
+        return f'<p class="note">There are no two clips {alike}.</p>'
     rows: list[dict[str, Any]] = dataset.sql(
         f"""
         WITH members AS (
             SELECT clip_id, uri, source, start_s, end_s, num_frames, shard, gate, verdict, reason,
-                duplicates.cluster_id AS cluster, duplicates.duplicate_of AS original,
-                duplicates.distance AS distance,
-                count(*) OVER (PARTITION BY duplicates.cluster_id) AS size,
-                row_number() OVER (PARTITION BY duplicates.cluster_id ORDER BY
-                    duplicates.duplicate_of IS NOT NULL, duplicates.distance, clip_id) AS place
-            FROM clips WHERE duplicates.cluster_id IS NOT NULL
+                {table}.cluster_id AS cluster, {table}.duplicate_of AS original,
+                {table}.distance AS distance,
+                count(*) OVER (PARTITION BY {table}.cluster_id) AS size,
+                row_number() OVER (PARTITION BY {table}.cluster_id ORDER BY
+                    {table}.duplicate_of IS NOT NULL, {table}.distance, clip_id) AS place
+            FROM clips WHERE {table}.cluster_id IS NOT NULL
         ), largest AS (
             SELECT cluster FROM members WHERE size > 1 GROUP BY cluster, size
             ORDER BY size DESC, min(clip_id) LIMIT {NUM_CLUSTERS}
@@ -60,29 +66,29 @@ def clusters(dataset: Dataset, tiles: TileMaker) -> str:
     found: dict[Any, list[dict[str, Any]]] = {}
     for row in rows:
         found.setdefault(row["cluster"], []).append(row)
-    drawn = [_cluster(members, tiles) for members in found.values() if not tiles.is_spent]
+    drawn = [_cluster(members, alike, tiles) for members in found.values() if not tiles.is_spent]
     words = (
-        f"{plural(total['clusters'], 'cluster')} with {plural(total['clips'], 'clip')}; "
+        f"{plural(total['clusters'], 'cluster')} with {plural(total['clips'], 'clip')} {alike}; "
         f"{plural(total['copies'], 'clip')} ({length(total['seconds'])}) repeat another. "
         f"The largest {len(drawn)} are shown, the original first."
     )
     return f'<p class="note">{words}</p>{"".join(drawn)}'
 
 
-def has_clusters(dataset: Dataset) -> bool:
-    """Whether `scores/duplicates` is there with the columns this page reads."""
-    if DUPLICATES not in dataset.scores:
+def _has_clusters(dataset: Dataset, table: str) -> bool:
+    """Whether a table is there with the columns this page reads."""
+    if table not in dataset.scores:
         return False
-    return set(dataset.relation(DUPLICATES).columns) >= _COLUMNS
+    return set(dataset.relation(table).columns) >= _COLUMNS
 
 
-def _cluster(members: Sequence[Mapping[str, Any]], tiles: TileMaker) -> str:
+def _cluster(members: Sequence[Mapping[str, Any]], alike: str, tiles: TileMaker) -> str:
     size = members[0]["size"]
     shown = [tiles.tile(clip, why=_member_words(clip)) for clip in members]
     more = f", {size - len(members)} more not shown" if size > len(members) else ""
     return (
         f"<details open><summary><h3>{plural(size, 'clip')}</h3> "
-        f"<span>that show the same{more}</span></summary>{sheet(shown)}</details>"
+        f"<span>{alike}{more}</span></summary>{sheet(shown)}</details>"
     )
 
 

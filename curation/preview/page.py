@@ -207,6 +207,7 @@ def _reasons(facts: Facts, shown: set[str | None]) -> str:
         return _none("Nothing was dropped.")
     rules = {(rule.name, rule.is_gate): rule.keep_when for rule in facts.rules}
     rules["too_short", True] = facts.shortest
+    rules["near_duplicate", False] = "no better clip of its cluster is kept"
     largest = max(row["clips"] for row in facts.reasons)
     rows = []
     for row in facts.reasons:

@@ -17,7 +17,8 @@ from dataset_helpers import SETTINGS, clip_row, planned_unit, unit_row, video_ro
 from numpy.typing import NDArray
 
 from curation.candidates import Fingerprints, candidate_pairs
-from curation.dedup import MAX_DISTANCE, Alike, ClipFacts, cluster, dedup
+from curation.clusters import Alike, ClipFacts, cluster
+from curation.dedup import MAX_DISTANCE, dedup
 from curation.fingerprint import Fingerprint, mirrored, steps_of
 from curation.matching import best_match, has_texture, smoothed
 from curation.small import SmallPicture, reduce_picture

@@ -11,9 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from preview_helpers import make_dataset, make_many
 
+from curation.dedup_semantic import dedup_semantic
 from curation.preview import write_preview
 from curation.preview.facts import Histogram, Threshold, collect
 from curation.preview.predicates import Combination, Comparison, Opaque, comparisons, parse
@@ -145,3 +147,16 @@ def test_clusters_are_shown_when_there_is_a_table_of_them(many: Dataset) -> None
     assert f"{count['n']} clips (" in text
     assert "duplicate, distance 0.01, " in text
     assert '<a href="#clusters">' in text
+
+
+def test_clusters_of_one_meaning_stand_beside_those_that_show_the_same(tmp_path: Path) -> None:
+    dataset = make_many(tmp_path / "d", 60)
+    ids = dataset.sql("SELECT clip_id FROM clips WHERE gate IS NULL ORDER BY 1")["clip_id"]
+    turns = np.deg2rad(np.where(np.arange(len(ids)) < 3, 1.0, 6.0) * np.arange(len(ids)))
+    vectors = pa.array(np.stack([np.cos(turns), np.sin(turns)], axis=1).tolist())
+    dataset.append_score("clip_b32", pa.table({"clip_id": ids, "embedding": vectors}), metadata={})
+    found = dedup_semantic(dataset, "clip_b32", max_distance=1e-3)
+    assert (found.num_clusters, found.num_duplicates) == (1, 2)
+    text = write_preview(dataset).read_text(encoding="utf-8")
+    assert "1 cluster with 3 clips of the same content; 2 clips (" in text
+    assert "clips that show the same; " in text

@@ -198,3 +198,22 @@ def test_an_empty_dataset_can_be_decided(tmp_path: Path) -> None:
     dataset = Dataset.create(tmp_path / "d", SETTINGS)
     summary = decide(dataset, Recipe(name="r", keep=(rule("dark", "brightness_mean_luma > 4"),)))
     assert (summary.num_clips, summary.num_kept, summary.kept_s) == (0, 0, 0.0)
+
+
+def test_a_rule_may_ask_for_a_value_of_a_score_or_whether_there_is_a_row(tmp_path: Path) -> None:
+    """Only what a rule names of a score table is joined; a row of NULLs is a row all the same."""
+    dataset, ids = bright_clips(tmp_path / "d", [50.0] * 4)
+    table = pa.table(
+        {
+            "clip_id": ids[:3],
+            "hands_ratio": pa.array([0.9, 0.1, None]),
+            "note": pa.array([None, "seen", None], pa.string()),
+        }
+    )
+    dataset.append_score("hands", table, metadata={})
+    value = rule("value", "HANDS.hands_ratio > 0.5", "keep")
+    decide(dataset, Recipe(name="r", keep=(value,)))
+    assert reasons(dataset, ids) == [None, "value", None, None]
+    row = rule("row", "hands IS NOT NULL")
+    decide(dataset, Recipe(name="r", keep=(row, value)))
+    assert reasons(dataset, ids) == [None, "value", None, "row"]
