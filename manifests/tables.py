@@ -189,10 +189,15 @@ def replace_where(
     raise _conflict(table)
 
 
-def compact(table: DeltaTable) -> None:
-    """Merge small files into larger ones in one commit; rows stay as they are."""
+def compact(table: DeltaTable, *, target_bytes: int | None = None) -> None:
+    """Merge small files into larger ones in one commit; rows stay as they are.
+
+    Args:
+        table: An open table.
+        target_bytes: Files of this size are large enough; default delta-rs' own 100 MB.
+    """
     try:
-        table.optimize.compact()
+        table.optimize.compact(target_size=target_bytes)
     except (DeltaError, OSError) as error:
         raise _write_failed(table, error) from error
 

@@ -26,6 +26,10 @@ _SHARD = re.compile(r"(clips-[0-9]+)(?:\.tar|\.idx\.parquet)\Z")
 _TEMPORARY = re.compile(r".+\.tmp-([0-9a-f]+)\Z")
 
 Row = Mapping[str, Any]
+MERGE_EVERY = 100
+"""Commits of units after which the files of `clips` and `units` are merged."""
+MERGED_BYTES = 16 * 2**20
+"""Larger files are left as they are, so that merging takes neither long nor much memory."""
 
 
 class Writer:
@@ -41,6 +45,7 @@ class Writer:
         self._has_failed = False
         self._planned: set[str] = set()
         self._finished: set[str] = set()
+        self._num_commits = 0
         self.finished_deletion: Deleted | None = None
         """What was left to do of a killed `manifest delete`, done on entering."""
 
@@ -117,6 +122,17 @@ class Writer:
         with self.commit("units") as table:
             tables.append(table, units)
         self._finished.update(ids)
+        self._num_commits += 1
+        if self._num_commits % MERGE_EVERY == 0:
+            self._merge_files()
+
+    def _merge_files(self) -> None:
+        """Keep commits cheap: their cost, in time and memory, grows with the number of files."""
+        for name in ("clips", "units"):
+            with self.commit(name) as table:
+                tables.compact(table, target_bytes=MERGED_BYTES)
+            path = self._dataset.path / "catalog" / name
+            self._dataset._tables[name] = tables.open_table(path)
 
     def _append(self, name: str, batch: Sequence[Row] | pa.Table) -> None:
         checked = _checked(name, batch)

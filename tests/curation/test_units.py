@@ -20,6 +20,7 @@ from curation.planning import plan_units, select_videos
 from curation.task import UnitResult, UnitTask
 from curation.units import UnitRun, finish_units, make_task, quarantine, time_limit_s
 from curation.work import curate_unit
+from manifests import tables
 from manifests.dataset import Dataset
 from manifests.errors import EgodojoError
 from manifests.validate import validate
@@ -221,3 +222,19 @@ def test_a_long_file_that_cannot_be_cut_is_given_its_time(tmp_path: Path) -> Non
     for row in videos.values():
         row["duration_s"] = 0.4
     assert time_limit_s(run, pending, videos) == limit_s
+
+
+def test_files_of_tables_are_merged_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("manifests.writer.MERGE_EVERY", 2)
+    dataset, prepared = planned(tmp_path, [f"{n}.mp4" for n in "abcde"], unit_len_s=1)
+    with dataset.writer("test") as writer:
+        fill_plan(dataset, writer, prepared.inputs.uris)
+        assert finish_units(unit_run(dataset, writer)) == 5
+    for name in ("clips", "units"):
+        assert len([*(tmp_path / "ds" / "catalog" / name).glob("*.parquet")]) > 3
+        table = tables.open_table(tmp_path / "ds" / "catalog" / name)
+        assert len(tables.live_files(table)) <= 3
+        assert tables.dataset_of(table).count_rows() == 5
+    assert validate(Dataset.open(tmp_path / "ds")) == []
