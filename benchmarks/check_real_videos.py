@@ -1,7 +1,7 @@
 """Curate a folder of labelled videos and compare every file's fate with its label.
 
 The folder holds INDEX.csv with columns `path`, `source_repo` and `expect` (`keep`, `drop:<why>`,
-`any`, `content`), and CUTS.csv with `path` and `cut_time_s`. Every threshold of the recipe is
+`any`, `content`), and CUTS.csv with `path` and `cut_time_s`. The threshold of every `keep` rule is
 chosen anew for each `source_repo` from the files of all others (`thresholds.py`) and applied to its
 own. At most 1 in 20 `keep` files may be dropped and 1 in 20 `drop` files kept, under the shipped
 thresholds and under those.
@@ -56,7 +56,10 @@ def bounds_in(recipe: str) -> tuple[Bound, ...]:
     from manifests.recipe import load_recipe
 
     loaded = load_recipe(recipe)
-    return bounds_of((rule.name, rule.keep_when) for rule in (*loaded.gates, *loaded.keep))
+    return (
+        *bounds_of(((rule.name, rule.keep_when) for rule in loaded.gates), are_gates=True),
+        *bounds_of((rule.name, rule.keep_when) for rule in loaded.keep),
+    )
 
 
 def labelled_videos(folder: Path, dataset: Any, bounds: list[Bound]) -> list[Labelled]:

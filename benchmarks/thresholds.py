@@ -45,12 +45,17 @@ _SIMPLE = re.compile(r"(?P<measure>.+?)\s*(?P<operator>>=|<)\s*(?P<value>[\d.]+)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
-    """A rule that compares one measure with one number: `measure >= value` or `measure < value`."""
+    """A rule that compares one measure with one number: `measure >= value` or `measure < value`.
+
+    What a gate drops is lost for good, so its number stands for the complete fault: it is never
+    fitted.
+    """
 
     name: str
     measure: str
     keeps_above: bool
     value: float
+    is_gate: bool = False
 
     def passes(self, found: float | None) -> bool:
         """Whether a clip of this measure is kept; one without a value is."""
@@ -85,7 +90,7 @@ class Labelled:
         return self.expect.partition(":")[2]
 
 
-def bounds_of(rules: Iterable[tuple[str, str]]) -> tuple[Bound, ...]:
+def bounds_of(rules: Iterable[tuple[str, str]], *, are_gates: bool = False) -> tuple[Bound, ...]:
     """The rules, given as name and predicate, that compare one measure with one number.
 
     Raises:
@@ -102,6 +107,7 @@ def bounds_of(rules: Iterable[tuple[str, str]]) -> tuple[Bound, ...]:
                 measure=found["measure"],
                 keeps_above=found["operator"] == ">=",
                 value=float(found["value"]),
+                is_gate=are_gates,
             )
         )
     return tuple(bounds)
@@ -115,7 +121,9 @@ def best(video: Labelled, bound: Bound) -> float | None:
 
 
 def fit(bound: Bound, videos: Iterable[Labelled]) -> Bound:
-    """The bound with its threshold chosen from these videos."""
+    """The bound with its threshold chosen from these videos; a gate as it is."""
+    if bound.is_gate:
+        return bound
     anchor = ANCHORS[bound.name][0]
     floor = anchor if bound.keeps_above else LEAST
     wanted, faulty = [], []

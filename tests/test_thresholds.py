@@ -56,6 +56,8 @@ def test_an_upper_bound_and_rules_that_cannot_be_fitted(made: ModuleType) -> Non
     assert over.passes(0.49)
     assert not over.passes(0.5)
     assert over.passes(None)
+    (gate,) = made.bounds_of([("black", "black_frames_ratio < 0.95")], are_gates=True)
+    assert made.fit(gate, []) == gate
     with pytest.raises(ValueError, match=r"Rule odd .* cannot be fitted"):
         made.bounds_of([("odd", "fps > 1 OR fps < 9")])
 
