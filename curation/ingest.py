@@ -202,10 +202,15 @@ def _probed_row(
 
 
 def _caption(reference: SourceRef | None, path: Path) -> dict[str, str | None]:
-    """The text of a video; one that cannot be read leaves a note, and the video without text."""
+    """The text of a video; one that cannot be read leaves a note, and the video without text.
+
+    Raises:
+        SourceError: The storage is at fault: the input is tried again.
+    """
     try:
         return {"text": text_of(reference, path)}
     except OSError as error:
+        check_source(path, error)
         cause = error.strerror or str(error)
         return {"text": None, "detail": f"The caption beside {path} cannot be read: {cause}."}
 

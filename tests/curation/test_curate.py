@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import itertools
 import json
@@ -361,15 +362,19 @@ def test_a_failing_video_is_recorded_and_its_unit_goes_on(tmp_path: Path, cli: C
 
 
 def test_a_caption_that_cannot_be_read_costs_the_text_and_not_the_video(
-    tmp_path: Path, cli: Cli
+    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     video = make_video(tmp_path / "v.mp4", num_frames=20, **SMALL)
-    (tmp_path / "v.txt").symlink_to("/proc/self/mem")  # a file whose first byte gives EIO
+
+    def refused(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("curation.sources.record.read_caption", refused)
     out = tmp_path / "ds"
     assert cli("curate", video, "--out", out, "--inline", *SETS).exit_code == 0
     (row,) = Dataset.open(out).sql("SELECT state, detail FROM files").to_pylist()
     assert row["state"] == "processed"
-    assert "v.mp4 cannot be read: Input/output error." in row["detail"]
+    assert "v.mp4 cannot be read: Permission denied." in row["detail"]
     (clip,) = Dataset.open(out).sql("SELECT text, gate FROM clips").to_pylist()
     assert clip == {"text": None, "gate": None}
 
