@@ -63,16 +63,16 @@ def _exhaust_memory() -> None:
 
 def _fail_reads(times: int) -> None:
     """Let the first `times` attempts to read each video end with an error of its disk."""
-    probe, calls = curation.part.probe, Counter[str]()
+    decode, calls = curation.part.decode, Counter[str]()
 
-    @functools.wraps(probe)
-    def flaky(path: Any) -> Any:
+    @functools.wraps(decode)
+    def flaky(path: Any, *args: Any, **options: Any) -> Any:
         calls[str(path)] += 1
         if calls[str(path)] <= times:
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-        return probe(path)
+        return decode(path, *args, **options)
 
-    curation.part.probe = flaky  # type: ignore[assignment]
+    curation.part.decode = flaky
 
 
 def main() -> None:
