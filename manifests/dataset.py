@@ -438,7 +438,7 @@ def _add_scores(table: DeltaTable, new: pa.Table, *, key: str, metadata: Mapping
             tables.append(table, new, metadata=metadata, merge_schema=True, if_unchanged=True)
             return
         except tables.ConflictError:
-            table.update_incremental()
+            tables.refresh(table)
 
 
 def _check_score_columns(old: pa.Schema, new: pa.Schema, key: str) -> None:

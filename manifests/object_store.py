@@ -27,7 +27,9 @@ PATIENCE_ENV = "EGODOJO_STORAGE_PATIENCE_S"
 _DEFAULT_PATIENCE_S = 60.0
 _CONNECT_TIMEOUT_S = 5
 _REQUEST_TIMEOUT_S = 120
-_MAX_RETRIES = 10
+_FIRST_PATIENCE_S = 8.0
+_MAX_RETRIES = 1000  # time ends them, not their number
+_BACKOFF_BASE = 3  # (each pause is drawn between the first one and this times the last one)
 _INIT_BACKOFF_S = 0.1
 _MAX_BACKOFF_S = 10.0
 _OWN_ATTEMPTS = 4
@@ -35,6 +37,8 @@ _PART_BYTES = 16 << 20
 _READ_AHEAD_BYTES = 4 << 20
 _ENVIRONMENT = ("AWS_", "GOOGLE_", "AZURE_", "ALLOW_HTTP", PATIENCE_ENV)
 
+# Buckets that have answered this process, with the environment of the time.
+_reached: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -75,7 +79,7 @@ def delta_options() -> dict[str, str]:
         "retry_timeout": f"{_patience_s():g}s",
         "backoff_config.init_backoff": f"{_INIT_BACKOFF_S:g}s",
         "backoff_config.max_backoff": f"{_MAX_BACKOFF_S:g}s",
-        "backoff_config.base": "2",
+        "backoff_config.base": str(_BACKOFF_BASE),
     }
 
 
@@ -221,8 +225,16 @@ def info(uri: str) -> ObjectInfo:
 
     def look(store: Any, key: str) -> ObjectInfo:
         import obstore
+        from obstore import exceptions
 
-        return _info(obstore.head(store, key))
+        refused = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
+        try:
+            return _info(obstore.head(store, key))
+        except (FileNotFoundError, *refused):  # such an answer has no text: a listing's has
+            if not _is_reached(uri):
+                next(iter(obstore.list(store, prefix=key, chunk_size=1)), None)
+                _reached.add(_account(uri))
+            raise
 
     return _do("read", uri, look)
 
@@ -244,7 +256,7 @@ def listed(uri: str, *, after: str | None = None) -> Iterator[ObjectInfo]:
         except Exception as error:
             if attempt + 1 == _OWN_ATTEMPTS or not may_pass(error):
                 raise in_words("list", uri, error) from error
-            _pause(attempt, uri, error)
+            pause(attempt, uri, error)
 
 
 def _listed(uri: str, after: str | None) -> Iterator[ObjectInfo]:
@@ -323,13 +335,15 @@ def _do(what: str, uri: str, action: Callable[[Any, str], T]) -> T:
     root, key = split(uri)
     for attempt in range(_OWN_ATTEMPTS):
         try:
-            return action(_store(root), key)
+            found = action(_store(root), key)
+            _reached.add(_account(root))
+            return found
         except StorageError:
             raise
         except Exception as error:
             if attempt + 1 == _OWN_ATTEMPTS or not may_pass(error):
                 raise in_words(what, uri, error) from error
-            _pause(attempt, uri, error)
+            pause(attempt, uri, error)
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -338,8 +352,11 @@ def may_pass(error: Exception) -> bool:
     text = str(error)
     if isinstance(error, FileNotFoundError) or not is_outage(error):
         return False
+    if re.search(r"body error|body from connection|before message length", text):
+        return True
     # "after 10 retries": their own patience is at its end, and ours with it.
-    return not re.search(r"after [1-9]\d* retries|\b[45]\d\d [A-Z]|dns error|builder error", text)
+    final = r"after [1-9]\d* retries|\b[45]\d\d [A-Z]|dns error|builder error"
+    return not re.search(final, text)
 
 
 def is_outage(error: Exception) -> bool:
@@ -351,7 +368,8 @@ def is_outage(error: Exception) -> bool:
     return bool(re.search(r"Generic \w+ error|error sending request|HTTP error", str(error)))
 
 
-def _pause(attempt: int, uri: str, error: Exception) -> None:
+def pause(attempt: int, uri: str, error: Exception) -> None:
+    """Wait a moment before the next attempt, longer each time."""
     _log.info("%s: %s; trying again", uri, _first_cause(error))
     time.sleep(min(_MAX_BACKOFF_S, _INIT_BACKOFF_S * 4**attempt) * random.uniform(0.5, 1.0))
 
@@ -426,15 +444,25 @@ def _info(meta: Any) -> ObjectInfo:
 
 
 def _store(root: str) -> Any:
-    environment = tuple(
-        sorted(item for item in os.environ.items() if item[0].startswith(_ENVIRONMENT))
-    )
-    return _made_store(root, environment)
+    patience_s = _patience_s()
+    if not _is_reached(root):  # a wrong address or a wrong name is said soon
+        patience_s = min(patience_s, _FIRST_PATIENCE_S)
+    return _made_store(*_account(root), patience_s)
+
+
+def _is_reached(uri: str) -> bool:
+    return _account(uri) in _reached
+
+
+def _account(uri: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """A bucket as it is used now: another environment (a rotated key) is another account."""
+    items = (item for item in os.environ.items() if item[0].startswith(_ENVIRONMENT))
+    return split(uri)[0], tuple(sorted(items))
 
 
 @lru_cache(maxsize=16)
-def _made_store(root: str, environment: tuple[tuple[str, str], ...]) -> Any:
-    """A bucket's client; another environment (a test's, a rotated key) makes another one."""
+def _made_store(root: str, environment: tuple[tuple[str, str], ...], patience_s: float) -> Any:
+    """A bucket's client."""
     from obstore.store import from_url
 
     return from_url(
@@ -446,11 +474,11 @@ def _made_store(root: str, environment: tuple[tuple[str, str], ...]) -> Any:
         },
         retry_config={
             "max_retries": _MAX_RETRIES,
-            "retry_timeout": timedelta(seconds=_patience_s()),
+            "retry_timeout": timedelta(seconds=patience_s),
             "backoff": {
                 "init_backoff": timedelta(seconds=_INIT_BACKOFF_S),
                 "max_backoff": timedelta(seconds=_MAX_BACKOFF_S),
-                "base": 2,
+                "base": _BACKOFF_BASE,
             },
         },
     )

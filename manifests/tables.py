@@ -11,11 +11,11 @@ import json
 import os
 import secrets
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import duckdb
@@ -40,6 +40,8 @@ _NUM_ATTEMPTS = 20
 _ATTEMPT_KEY = "egodojo_attempt"
 _NUM_UNANSWERED = 4
 _COMMITS_AT_ONCE = 16
+
+T = TypeVar("T")
 # delta-rs takes these for URL syntax: it panics or writes somewhere else.
 _UNFIT = "%[]^|\\"
 
@@ -88,12 +90,15 @@ def create(path: Location, schema: pa.Schema) -> None:
     except OSError as error:
         raise _write_failed(path, error) from error
     try:
-        DeltaTable.create(
-            _target(path),
-            schema,
-            mode="ignore",
-            configuration=dict(_TABLE_PROPERTIES),
-            storage_options=_options(path),
+        _patiently(
+            path,
+            lambda: DeltaTable.create(
+                _target(path),
+                schema,
+                mode="ignore",
+                configuration=dict(_TABLE_PROPERTIES),
+                storage_options=_options(path),
+            ),
         )
     except (DeltaError, OSError) as error:
         if exists(path):  # somebody else created it at the same moment
@@ -115,7 +120,10 @@ def open_table(path: Location, version: int | None = None) -> DeltaTable:
         DatasetError: No such table, or a version that never was or is no longer there.
     """
     try:
-        table = DeltaTable(_target(path), version=version, storage_options=_options(path))
+        table = _patiently(
+            path,
+            lambda: DeltaTable(_target(path), version=version, storage_options=_options(path)),
+        )
     except TableNotFoundError as error:
         raise DatasetError(
             f"The table {path.name} is missing at {path}.",
@@ -133,6 +141,14 @@ def _are_there(folder: Location, files: Sequence[str]) -> bool:
         return all(Path(file).is_file() for file in files)
     there = {found.name for found in folder.iterdir()} if files else set()
     return all(location(file).name in there for file in files)
+
+
+def refresh(table: DeltaTable) -> None:
+    """See what others committed since the table was opened."""
+    try:
+        _patiently(_path_of(table), lambda: table.update_incremental())
+    except (DeltaError, OSError) as error:
+        raise _lost(_path_of(table), None, error) from error
 
 
 def append(
@@ -165,7 +181,7 @@ def replace(
     delta-rs' own retries, rows written meanwhile would stay beside the new ones.)
     """
     for _ in range(_NUM_ATTEMPTS):
-        table.update_incremental()
+        refresh(table)
         try:
             _write(table, rows, "overwrite", metadata, "overwrite", 0)
             return
@@ -193,7 +209,7 @@ def replace_where(
     which pyarrow cannot filter.) Rows that others append meanwhile stay.
     """
     for _ in range(_NUM_ATTEMPTS):
-        table.update_incremental()
+        refresh(table)
         data = dataset_of(table)
         kept = data.scanner(filter=~pads.field(column).isin(list(values))).to_batches()
         batches = itertools.chain(kept, rows.select(data.schema.names).to_batches())
@@ -209,7 +225,7 @@ def replace_where(
 def compact(table: DeltaTable) -> None:
     """Merge small files into larger ones in one commit; rows stay as they are."""
     try:
-        table.optimize.compact()
+        _patiently(_path_of(table), lambda: table.optimize.compact())
     except (DeltaError, OSError) as error:
         raise _write_failed(table, error) from error
 
@@ -309,6 +325,20 @@ def _write(
         raise _write_failed(table, error) from error
 
 
+def _patiently(path: Location, action: Callable[[], T]) -> T:
+    """Do what may be done twice, again when delta-rs gave up on an answer that was cut off."""
+    if not is_remote(path):
+        return action()
+    for attempt in range(_NUM_UNANSWERED):
+        try:
+            return action()
+        except (DeltaError, OSError) as error:
+            if not object_store.may_pass(error):
+                raise
+            object_store.pause(attempt, str(path), error)
+    return action()
+
+
 def _write_object(
     table: DeltaTable,
     rows: pa.Table | pa.RecordBatchReader,
@@ -332,7 +362,8 @@ def _write_object(
         except (DeltaError, OSError) as error:
             if _has_happened(table, before, attempt):
                 return
-            if isinstance(error, CommitFailedError):
+            is_conflict = isinstance(error, CommitFailedError)
+            if is_conflict and not object_store.is_outage(error):
                 raise
             if not again or not object_store.may_pass(error):
                 raise _write_failed(table, error) from error
@@ -342,10 +373,7 @@ def _write_object(
 
 def _has_happened(table: DeltaTable, before: int, attempt: str) -> bool:
     """Whether a commit of this attempt is in the log; `table` then stands behind it."""
-    try:
-        table.update_incremental()
-    except (DeltaError, OSError) as error:
-        raise _write_failed(table, error) from error
+    refresh(table)
     commits = zip(
         range(table.version(), before, -1),
         _commits(_path_of(table), table.version()),
