@@ -116,7 +116,20 @@ class ObjectPlace:
             e_tag = object_store.put_if_absent(str(self.path), content(holder))
         except object_store.TakenError:
             return None
+        self._check_conditions()
         return _ObjectClaim(self.path, holder, _tagged(self.path, e_tag))
+
+    def _check_conditions(self) -> None:
+        """Refuse a storage that puts over what is there although it was told not to."""
+        try:
+            object_store.put_if_absent(str(self.path), b"not to be written")
+        except object_store.TakenError:
+            return
+        object_store.delete(str(self.path))
+        raise StorageError(
+            f"The storage of {self.path} ignores conditional puts, which the lock needs.",
+            hint="Use a storage that knows If-None-Match, or a local folder.",
+        )
 
     def read(self) -> bytes | None:
         """What is there now."""

@@ -16,12 +16,14 @@ from object_storage import environment, make_bucket, proxy, upload, use
 from test_kill import KILLER
 
 from curation.curate import CurateRequest, curate, prepare
-from curation.ingest import find_inputs, probe_input
+from curation.footage import on_disk
+from curation.ingest import NOT_READ, find_inputs, probe_input
 from manifests import object_store
 from manifests.dataset import Dataset
 from manifests.errors import LockedError, StorageError, UsageError
 from manifests.locations import location, matches
 from manifests.validate import validate
+from pipeline import flaky
 from pipeline.clips import ClipReader
 from pipeline.testing import make_video
 
@@ -178,14 +180,19 @@ def test_footage_in_a_bucket_is_found_by_object_prefix_and_pattern(
 
 
 def test_an_outage_stops_a_run_and_is_no_fault_of_the_videos(
-    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(uri: str, target: Path) -> None:
         raise StorageError(f"Cannot read {uri}: the storage did not answer in time.")
 
+    uri = f"s3://{bucket}/footage/b.mp4"
+    monkeypatch.setattr(flaky, "WAITS_S", (0.0,))
     with monkeypatch.context() as patch:
         patch.setattr(object_store, "download", fail)
-        with pytest.raises(StorageError, match="did not answer in time"):
-            probe_input(f"s3://{bucket}/footage/b.mp4", source="x", embodiment="y")
+        row = probe_input(uri, source="x", embodiment="y")
+        with pytest.raises(flaky.SourceError, match="did not answer in time"), on_disk(uri):
+            pass
+    assert row["state"] == NOT_READ
+    assert row["detail"] == f"Cannot read {uri}: the storage did not answer in time."
     row = probe_input(f"s3://{bucket}/footage/gone.mp4", source="x", embodiment="y")
     assert (row["state"], row["reason"]) == ("unreadable", "not_accessible")

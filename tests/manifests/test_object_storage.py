@@ -114,6 +114,19 @@ def test_two_writers_of_a_bucket_never_hold_the_lock_at_once(bucket: str) -> Non
     assert lock.read_holder(path) == elsewhere, "a lock that was taken over is not removed"
 
 
+def test_a_storage_that_ignores_conditions_is_refused(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put(uri: str, data: bytes) -> str:
+        object_store.put(uri, data)
+        return "tag"
+
+    monkeypatch.setattr(object_store, "put_if_absent", put)
+    with pytest.raises(StorageError, match="ignores conditional puts, which the lock needs"):
+        lock.acquire(location(f"{bucket}/ds"), "me")
+    assert not location(f"{bucket}/ds/runs/LOCK").is_file()
+
+
 def test_commits_whose_answers_are_lost_are_made_once(
     s3_port: int, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
