@@ -225,9 +225,14 @@ def replace_where(
 def compact(table: DeltaTable) -> None:
     """Merge small files into larger ones in one commit; rows stay as they are."""
     try:
-        _patiently(_path_of(table), lambda: table.optimize.compact())
+        _patiently(_path_of(table), lambda: _compact(table))
     except (DeltaError, OSError) as error:
         raise _write_failed(table, error) from error
+
+
+def _compact(table: DeltaTable) -> None:
+    table.update_incremental()  # after a lost answer the files may be merged already
+    table.optimize.compact()
 
 
 def live_files(table: DeltaTable) -> list[str]:
