@@ -50,12 +50,13 @@ class RunRecord:
     def __enter__(self) -> Self:
         self.path.mkdir(parents=True)
         self._placing = ExitStack()
+        self._growing: dict[str, Path] = {}
         for name, text in self._texts.items():
             self.write_text(name, text)
         self.write_json("command.json", self._facts())
         root = logging.getLogger()
         self._level = root.level
-        to_file = LogFile(self._log_file(), encoding="utf-8")
+        to_file = LogFile(self._grown("log.txt"), encoding="utf-8")
         to_file.setFormatter(logging.Formatter(LOG_FORMAT))
         self._handlers = [to_file]
         if not root.handlers:  # a file alone would swallow what Python prints by itself
@@ -101,15 +102,17 @@ class RunRecord:
         # A command line may hold bytes that are not UTF-8; JSON has an escape for each.
         write_atomic(self.path / name, text.encode("utf-8", "backslashreplace"))
 
-    def _log_file(self) -> Path:
-        """Where the log grows: in place, or on this machine until it is uploaded at the end."""
+    def _grown(self, name: str) -> Path:
+        """Where a file grows: in place, or on this machine until it is uploaded at the end."""
         if isinstance(self.path, Path):
-            return self.path / "log.txt"
-        return self._placing.enter_context(being_replaced(self.path / "log.txt"))
+            return self.path / name
+        return self._placing.enter_context(being_replaced(self.path / name))
 
     def add_line(self, name: str, content: Mapping[str, Any]) -> None:
         """Append one line to a JSON Lines file of the record; a full disk only loses the line."""
-        with suppress(OSError), (self.path / name).open("a", encoding="ascii") as file:
+        if name not in self._growing:
+            self._growing[name] = self._grown(name)
+        with suppress(OSError), self._growing[name].open("a", encoding="ascii") as file:
             file.write(json.dumps(content) + "\n")
 
     def _facts(self) -> dict[str, Any]:

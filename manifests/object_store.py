@@ -20,6 +20,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from .errors import ConfigError, StorageError
+from .storage_words import AbsentError as AbsentError
+from .storage_words import first_cause
+from .storage_words import in_words as in_words
+from .storage_words import split as split
 
 PATIENCE_ENV = "EGODOJO_STORAGE_PATIENCE_S"
 """Seconds for which a request that fails is tried again; default 60."""
@@ -43,10 +47,6 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class AbsentError(StorageError, FileNotFoundError):
-    """There is no such object."""
-
-
 class TakenError(StorageError):
     """A conditional put was refused: another object is there, or it has changed."""
 
@@ -59,13 +59,6 @@ class ObjectInfo:
     size: int
     modified_s: float
     e_tag: str | None
-
-
-def split(uri: str) -> tuple[str, str]:
-    """`s3://bucket` and the key below it."""
-    scheme, _, rest = uri.partition("://")
-    bucket, _, key = rest.partition("/")
-    return f"{scheme}://{bucket}", key.strip("/")
 
 
 def delta_options() -> dict[str, str]:
@@ -370,68 +363,8 @@ def is_outage(error: Exception) -> bool:
 
 def pause(attempt: int, uri: str, error: Exception) -> None:
     """Wait a moment before the next attempt, longer each time."""
-    _log.info("%s: %s; trying again", uri, _first_cause(error))
+    _log.info("%s: %s; trying again", uri, first_cause(error))
     time.sleep(min(_MAX_BACKOFF_S, _INIT_BACKOFF_S * 4**attempt) * random.uniform(0.5, 1.0))
-
-
-def in_words(what: str, uri: str, error: Exception) -> StorageError:
-    """One sentence for a failure of obstore or delta-rs: what, which URL, and what to do."""
-    if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error):
-        return AbsentError(f"Cannot {what} {uri}: there is no such object.")
-    text, root = str(error), split(uri)[0]
-    for pattern, why, hint in _CAUSES:
-        if re.search(pattern, text, re.IGNORECASE):
-            hint = hint.format(root=root, endpoint=_endpoint())
-            return StorageError(f"Cannot {what} {uri}: {why.format(root=root)}.", hint=hint)
-    return StorageError(f"Cannot {what} {uri}: {_first_cause(error)}.", hint=_AGAIN)
-
-
-_AGAIN = "Rerun the command when the storage answers again: it goes on."
-_KEYS = (
-    "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION (GOOGLE_*, AZURE_* likewise), "
-    "and that they may read and write {root}."
-)
-_CAUSES = (
-    ("NoSuchBucket|ContainerNotFound", "there is no bucket {root}", "Make the bucket first."),
-    (
-        "InvalidAccessKeyId|SignatureDoesNotMatch|InvalidToken|ExpiredToken|401 Unauthorized",
-        "the storage does not accept these credentials",
-        _KEYS,
-    ),
-    ("AccessDenied|403 Forbidden|permission", "these credentials may not do that", _KEYS),
-    (
-        "169\\.254\\.169\\.254|credential",
-        "no credentials were found",
-        "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (AWS_SKIP_SIGNATURE=true for a public "
-        "bucket).",
-    ),
-    ("dns error|failed to lookup|NXDOMAIN", "no such host", "Check {endpoint} and the network."),
-    (
-        "BadScheme|URL scheme is not allowed",
-        "plain http is not allowed",
-        "Set AWS_ALLOW_HTTP=true if {endpoint} is meant to be http.",
-    ),
-    (
-        "ConnectionRefused|connection refused|tcp connect error",
-        "nothing answers",
-        "Check {endpoint}.",
-    ),
-    ("timed out|TimedOut|kind: Timeout", "the storage did not answer in time", _AGAIN),
-    ("\\b5\\d\\d [A-Z]", "the storage keeps answering with errors", _AGAIN),
-)
-
-
-def _endpoint() -> str:
-    address = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT")
-    return f"AWS_ENDPOINT_URL={address}" if address else "the name of bucket and region"
-
-
-def _first_cause(error: Exception) -> str:
-    """The first line of a long error, without the colours and arrows of delta-rs."""
-    plain = re.sub("\x1b\\[[0-9;]*m", "", str(error)).replace("↳", " ")
-    lines = [line.strip() for line in plain.splitlines() if line.strip()]
-    text = " ".join(" ".join(lines[:3]).split())
-    return text.split(" Debug source:")[0].rstrip(".")[:300] or type(error).__name__
 
 
 def _info(meta: Any) -> ObjectInfo:
