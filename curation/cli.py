@@ -5,21 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import click
 
-from manifests.cli_support import emit, output_options
+from manifests.cli_support import LOCATION, emit, output_options
+from manifests.locations import Location
 
 _EXAMPLE = "Example: egodojo curate ~/footage --out DATASET --recipe egocentric"
 
 
 @click.command(epilog=_EXAMPLE)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="The dataset folder; made anew."
-)
+@click.option("--out", required=True, type=LOCATION, help="The dataset folder; made anew.")
 @click.option(
     "--recipe",
     default="egocentric",
@@ -54,7 +52,7 @@ _EXAMPLE = "Example: egodojo curate ~/footage --out DATASET --recipe egocentric"
 @output_options
 def curate(
     inputs: tuple[str, ...],
-    out: Path,
+    out: Location,
     recipe: str,
     source: str | None,
     embodiment: str | None,
@@ -98,7 +96,7 @@ def curate(
 
 
 @click.command(epilog="Example: egodojo decide DATASET --recipe strict")
-@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("dataset", type=LOCATION)
 @click.option("--recipe", required=True, help="Name of a shipped recipe, or a YAML file.")
 @click.option(
     "--set", "sets", multiple=True, metavar="RULE=SQL", help="Change a rule: keep.dark='...'."
@@ -106,7 +104,7 @@ def curate(
 @click.option("--dry-run", is_flag=True, help="Say what would change; write nothing.")
 @output_options
 def decide(
-    dataset: Path,
+    dataset: Location,
     recipe: str,
     sets: tuple[str, ...],
     dry_run: bool,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +28,14 @@ from manifests.settings import (
     read_settings,
 )
 from manifests.stats import stats
+from manifests.storage import Location
 from manifests.writer import Writer
 from pipeline.progress import Progress
 from pipeline.runner import Engine, engine_started, run_isolated, run_units
 
 from .config import CurateConfig, resolve_config, split_sets
 from .dedup import dedup
+from .footage import actions_beside, sidecars_on_disk
 from .ingest import (
     NOT_READ,
     UNKNOWN_EMBODIMENT,
@@ -41,16 +43,12 @@ from .ingest import (
     ProbeTask,
     crashed_row,
     find_inputs,
-    has_changed,
-    path_of,
     probe_inputs,
-    size_of,
     was_unread,
 )
 from .planning import plan_units, select_videos
 from .reading import edges_of
 from .run_record import RunRecord
-from .sidecars import find_sidecars
 from .sources.find import check_columns
 from .sources.record import record_digests
 from .units import UnitRun, action_columns, finish_units
@@ -81,7 +79,7 @@ class CurateRequest:
     """
 
     inputs: tuple[str, ...]
-    out: Path
+    out: Location
     recipe: str = "egocentric"
     source: str | None = None
     embodiment: str | None = None
@@ -121,13 +119,13 @@ class CurateReport:
         num_failed_allowed: The failure budget in inputs.
     """
 
-    dataset: Path
+    dataset: Location
     inputs: dict[str, Any]
     stats: dict[str, Any]
     num_units: int
     seconds: dict[str, float]
-    preview: Path
-    run: Path
+    preview: Location
+    run: Location
     num_failed_allowed: int
 
     def to_json(self) -> dict[str, Any]:
@@ -198,7 +196,7 @@ def prepare(request: CurateRequest) -> Prepared:
         check_columns(inputs.listings, named.action_names)
     else:
         check_columns(inputs.listings, None)
-        _refuse_unnamed_actions(_unknown(inputs.uris, request.out, is_new=is_new))
+        _refuse_unnamed_actions(inputs, _unknown(inputs.uris, request.out, is_new=is_new))
     return Prepared(
         request=request,
         inputs=inputs,
@@ -222,7 +220,7 @@ def dry_run(prepared: Prepared) -> dict[str, Any]:
         "num_ignored": prepared.inputs.num_ignored,
         "sources": [found.to_json() for found in prepared.inputs.listings],
         "num_new": len(new),
-        "num_bytes_new": sum(size_of(uri) for uri in new),
+        "num_bytes_new": sum(prepared.inputs.size_of(uri) or 0 for uri in new),
         "num_units_pending": num_pending,
         "recipe": prepared.recipe.name,
         "config": to_dict(prepared.config),
@@ -275,7 +273,7 @@ class _Curation:
                 from .preview import write_preview
 
                 preview = write_preview(self._dataset)
-            report = self._report(record, Path(preview))
+            report = self._report(record, preview)
             record.write_json("summary.json", report.to_json())
         return report
 
@@ -314,7 +312,8 @@ class _Curation:
         uris = self._prepared.inputs.uris
         self._retried = {uri: known[uri] for uri in uris if uri in known and was_unread(known[uri])}
         for uri in (uri for uri in uris if uri in known and uri not in self._retried):
-            if has_changed(uri, known[uri]["num_bytes"]):
+            num_bytes = self._prepared.inputs.size_of(uri)
+            if num_bytes not in (None, known[uri]["num_bytes"]):
                 self._changed.append(uri)
                 log.warning("%s has changed since it was probed and is not read again", uri)
         return [uri for uri in uris if uri not in known or uri in self._retried]
@@ -426,13 +425,19 @@ class _Curation:
             first_number=self._dataset.first_free_number(),
             settings_digest=settings.digest,
             edges_of=lambda row: edges_of(row, settings.unit_len_s),
-            digests_of=lambda uri: record_digests(
-                by_uri[uri], path_of(uri), columns.get(by_uri[uri]["embodiment"], ())
+            digests_of=lambda uri: self._digests(
+                by_uri[uri], columns.get(by_uri[uri]["embodiment"], ())
             ),
         )
         writer.append_plan(units)
 
-    def _report(self, record: RunRecord, preview: Path) -> CurateReport:
+    def _digests(self, video: Mapping[str, Any], action_names: Sequence[str]) -> list[str]:
+        """Digests of what belongs to a video."""
+        uri = video["uri"]
+        with sidecars_on_disk(uri, sidecars=self._prepared.inputs.sidecars_of(uri)) as path:
+            return record_digests(video, path, action_names)
+
+    def _report(self, record: RunRecord, preview: Location) -> CurateReport:
         mine = set(self._prepared.inputs.uris) - set(self._changed)
         by_state: dict[str, int] = {}
         for row in self._dataset.sql("SELECT uri, state FROM files").to_pylist():
@@ -457,7 +462,7 @@ class _Curation:
         )
 
 
-def _check_rules(out: Path, settings: DatasetSettings, recipe: Recipe, *, is_new: bool) -> None:
+def _check_rules(out: Location, settings: DatasetSettings, recipe: Recipe, *, is_new: bool) -> None:
     """Refuse a recipe that could not decide, before the dataset is made or touched."""
     if not is_new:
         check_recipe(Dataset.open(out), recipe)
@@ -466,17 +471,17 @@ def _check_rules(out: Path, settings: DatasetSettings, recipe: Recipe, *, is_new
         check_recipe(Dataset.create(Path(folder, "empty"), settings), recipe)
 
 
-def _unknown(uris: Sequence[str], out: Path, *, is_new: bool) -> list[str]:
+def _unknown(uris: Sequence[str], out: Location, *, is_new: bool) -> list[str]:
     """Inputs without a row in the dataset."""
     known = set() if is_new else set(Dataset.open(out).table("videos").column("uri").to_pylist())
     return [uri for uri in uris if uri not in known]
 
 
-def _refuse_unnamed_actions(uris: Sequence[str]) -> None:
+def _refuse_unnamed_actions(inputs: Inputs, uris: Sequence[str]) -> None:
     """Recorded actions of a body that is not named would be lost without a word."""
     for uri in uris:
         try:
-            actions = find_sidecars(path_of(uri)).actions
+            actions = actions_beside(uri, inputs.sidecars_of(uri))
         except SampleError:
             continue
         if actions is not None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 
 import click
 
-from manifests.cli_support import emit, output_options
+from manifests.cli_support import LOCATION, emit, output_options
+from manifests.locations import Location
 
 
 @click.command(epilog="Example: egodojo dedup DATASET --threshold 0.1")
-@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("dataset", type=LOCATION)
 @click.option(
     "--threshold",
     type=float,
@@ -25,7 +25,7 @@ from manifests.cli_support import emit, output_options
 @click.option("--redo", is_flag=True, help="Compare all clips again, not only new ones.")
 @output_options
 def dedup(
-    dataset: Path,
+    dataset: Location,
     threshold: float | None,
     semantic: str | None,
     redo: bool,
@@ -60,7 +60,7 @@ def dedup(
 
 
 def _semantic(
-    path: Path, score: str, threshold: float | None, *, redo: bool, as_json: bool, quiet: bool
+    path: Location, score: str, threshold: float | None, *, redo: bool, as_json: bool, quiet: bool
 ) -> None:
     from manifests.dataset import Dataset
 

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import click
 
-from manifests.cli_support import emit, output_options
+from manifests.cli_support import LOCATION, emit, output_options
+from manifests.locations import Location
 
 
 @click.command(
     epilog="Example: egodojo manifest export DATASET --format lerobot-v3 --out robot "
     "--where \"embodiment = 'gr1'\""
 )
-@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("dataset", type=LOCATION)
 @click.option(
     "--format",
     "layout",
@@ -29,7 +30,7 @@ from manifests.cli_support import emit, output_options
 @click.option("--dry-run", is_flag=True, help="Say what would be written; write nothing.")
 @output_options
 def export(
-    dataset: Path, layout: str, out: Path, where: str, dry_run: bool, as_json: bool, quiet: bool
+    dataset: Location, layout: str, out: Path, where: str, dry_run: bool, as_json: bool, quiet: bool
 ) -> None:
     """Write kept clips as episodes of a LeRobotDataset v3: pictures, actions, tasks, statistics."""
     from manifests.dataset import Dataset

@@ -11,16 +11,18 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 from manifests.errors import SampleError, UsageError, VideoError
+from manifests.locations import is_remote
 from manifests.records import video_id_of
 from pipeline.flaky import SourceError, check_source, patiently
 
-from .sources.find import SourceFinder
+from .footage import RemoteFile, list_remote, on_disk, size_of, told, uri_of
+from .sources.find import SourceFinder, refuse_layouts
 from .sources.record import text_of
 from .sources.reference import Listing, SourceRef
 
@@ -42,16 +44,26 @@ class Inputs:
     """Files a command was given.
 
     Attributes:
-        uris: Absolute resolved paths as text, sorted, each once.
+        uris: Absolute resolved paths (or URIs) as text, sorted, each once.
         num_ignored: Files in the given folders that are no video by their suffix.
         refs: What a video belongs to, by URI; none for a plain file.
         listings: Folders of a published layout among them.
+        objects: What the listing said of those in object storage, by URI.
     """
 
     uris: tuple[str, ...]
     num_ignored: int
     refs: Mapping[str, SourceRef] = field(default_factory=dict)
     listings: tuple[Listing, ...] = ()
+    objects: Mapping[str, RemoteFile] = field(default_factory=dict)
+
+    def size_of(self, uri: str) -> int | None:
+        """Bytes of an input, without asking again for what was listed; None when it is gone."""
+        return self.objects[uri].num_bytes if uri in self.objects else size_of(uri)
+
+    def sidecars_of(self, uri: str) -> tuple[str, ...] | None:
+        """Names of the sidecars beside an object that was listed."""
+        return self.objects[uri].sidecars if uri in self.objects else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +83,8 @@ def find_inputs(
     """Resolve files, folders (searched through) and glob patterns.
 
     A file that is named itself is an input whatever its suffix; in folders and patterns the
-    suffix decides. A folder of a published layout gives what the layout lists.
+    suffix decides. A folder of a published layout gives what the layout lists. A URI is an object,
+    a prefix below which objects are looked for, or a pattern.
 
     Args:
         names: What the command was given.
@@ -85,7 +98,16 @@ def find_inputs(
     finder = SourceFinder(layout, cameras, uri_of)
     found: set[str] = set()
     ignored: set[str] = set()
+    objects: dict[str, RemoteFile] = {}
     for name in names:
+        if is_remote(name):
+            listed = list(list_remote(name))
+            refuse_layouts(name, [each.uri for each in listed], layout)
+            for each in listed:
+                is_input = each.uri == name or _is_video(each.uri)
+                (found if is_input else ignored).add(each.uri)
+            objects.update((each.uri, each) for each in listed)
+            continue
         for path in _named(name):
             if os.path.isdir(path):
                 for file in _walk(path, finder.enter):
@@ -103,40 +125,8 @@ def find_inputs(
         num_ignored=len(ignored - found),
         refs=refs,
         listings=finder.listings,
+        objects={uri: objects[uri] for uri in found & objects.keys()},
     )
-
-
-def uri_of(path: str | Path) -> str:
-    """The absolute resolved path as text; bytes that are not UTF-8 become `%XX`.
-
-    In a name with such bytes a `%` becomes `%25`; other names stand as they are.
-
-    Raises:
-        UsageError: Another file really has the name that this one would get.
-    """
-    raw = os.fsencode(os.path.realpath(path))
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        text = raw.decode("utf-8", errors="surrogateescape")
-        text = text.replace("%", "%25")
-        uri = "".join(f"%{ord(c) - 0xDC00:02X}" if _is_escape(c) else c for c in text)
-        if os.path.lexists(uri):
-            raise UsageError(
-                f"Two files would both be called {uri!r}: one has that name, the other has bytes "
-                "in its place that are not UTF-8.",
-                hint="Rename one of them.",
-            ) from None
-        return uri
-
-
-def path_of(uri: str) -> Path:
-    """The file that `uri_of` named."""
-    path = Path(uri)
-    if "%" in uri and not path.exists():
-        raw = Path(os.fsdecode(unquote_to_bytes(uri)))
-        return raw if raw.exists() else path
-    return path
 
 
 def probe_inputs(task: ProbeTask) -> list[dict[str, Any]]:
@@ -180,24 +170,25 @@ def _probed_row(
 
     from .reading import reading_text
 
-    path = path_of(uri)
-    row = _empty_row(uri, source, embodiment)
+    row, path = _empty_row(uri, source, embodiment), Path(uri)
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device would never end
-            raise VideoError(f"{path} is not a regular file", reason="not_video")
-        row["num_bytes"] = status.st_size
-        row["video_id"] = video_id_of(path)
-        facts = probe(path)
-        row.update(facts.columns(), reading=reading_text(facts, unit_len_s))
-        row.update(_caption(reference, path))
-        row["sidecar"] = None if reference is None else reference.to_text()
-        row["state"] = "readable"
+        with on_disk(uri) as path:
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device would never end
+                raise VideoError(f"{path} is not a regular file", reason="not_video")
+            row["num_bytes"] = status.st_size
+            row["video_id"] = video_id_of(path)
+            facts = probe(path)
+            row.update(facts.columns(), reading=reading_text(facts, unit_len_s))
+            row.update(_caption(reference, path))
+            row["sidecar"] = None if reference is None else reference.to_text()
+            row["state"] = "readable"
     except SampleError as error:
-        row.update(state="unreadable", reason=error.reason, detail=error.message)
+        detail = told(error.message, path, uri)
+        row.update(state="unreadable", reason=error.reason, detail=detail)
     except OSError as error:
         check_source(path, error)
-        row.update(state="unreadable", reason="not_accessible", detail=str(error))
+        row.update(state="unreadable", reason="not_accessible", detail=told(str(error), path, uri))
     return row
 
 
@@ -218,27 +209,11 @@ def _caption(reference: SourceRef | None, path: Path) -> dict[str, str | None]:
 def crashed_row(uri: str, *, source: str, embodiment: str, error: str) -> dict[str, Any]:
     """The row of a file whose probe killed its process."""
     row = _empty_row(uri, source, embodiment)
-    path = path_of(uri)
     row.update(state="unreadable", reason="probe_died", detail=error)
-    if path.is_file():
-        row.update(num_bytes=path.stat().st_size, video_id=video_id_of(path))
+    with suppress(FileNotFoundError), on_disk(uri) as path:
+        if path.is_file():
+            row.update(num_bytes=path.stat().st_size, video_id=video_id_of(path))
     return row
-
-
-def size_of(uri: str) -> int:
-    """Bytes of an input; 0 when it is gone or cannot be reached."""
-    try:
-        return path_of(uri).stat().st_size
-    except OSError:
-        return 0
-
-
-def has_changed(uri: str, num_bytes: int) -> bool:
-    """Whether a known input has another size now; a file that is gone has not changed."""
-    try:
-        return path_of(uri).stat().st_size != num_bytes
-    except OSError:
-        return False
 
 
 def was_unread(video: Mapping[str, Any]) -> bool:
@@ -297,7 +272,3 @@ def _walk(folder: str, is_taken: Callable[[str, Sequence[str]], bool]) -> Iterat
 
 def _is_video(path: str) -> bool:
     return path.lower().endswith(VIDEO_SUFFIXES)
-
-
-def _is_escape(character: str) -> bool:
-    return 0xDC80 <= ord(character) <= 0xDCFF

@@ -23,6 +23,7 @@ from manifests.errors import SampleError
 from manifests.recipe import gate_of
 from manifests.records import Clip, Part, UnitProblem, clip_id_of
 from manifests.settings import DatasetSettings
+from manifests.storage import Location
 from pipeline.damage import Damage
 from pipeline.facts import VideoFacts
 from pipeline.flaky import SourceError, check_source
@@ -39,7 +40,7 @@ from pipeline.video import (
 
 from .fingerprint import COLUMN as FINGERPRINT
 from .fingerprint import Fingerprint
-from .ingest import path_of
+from .footage import on_disk, told
 from .measures import ClipMeasures, FrameMeasures, FrameMeter
 from .reading import reading_of
 from .shots import Mark, ShotFinder
@@ -69,7 +70,7 @@ class Sink:
         token: Names temporary files.
     """
 
-    def __init__(self, path: Path | None, *, name: str, token: str) -> None:
+    def __init__(self, path: Location | None, *, name: str, token: str) -> None:
         self.name = name
         self._path, self._token = path, token
         self._writer: ShardWriter | None = None
@@ -172,16 +173,18 @@ class PartWorker:
             StorageError, MemoryError: The shard could not be written or the video not be read
                 for reasons of the machine, or memory ran out.
         """
+        self._path = Path(self._part.uri)
         try:
-            return self._run()
+            with on_disk(self._part.uri) as self._path:
+                return self._run(self._path)
         except Exception as error:
             if self._stage == "shard" or isinstance(error, MemoryError | SourceError):
                 raise  # the machine's fault, not the video's
-            check_source(path_of(self._part.uri), error)
+            check_source(self._path, error)
             raise StageError(self._problem(error)) from error
 
-    def _run(self) -> list[dict[str, Any]]:
-        path = self._checked_path()
+    def _run(self, path: Path) -> list[dict[str, Any]]:
+        self._check_size(path)
         facts, self._reading = reading_of(self._video, self._part, path)
         self._facts = facts
         self._time_base = Fraction(facts.time_base)
@@ -246,15 +249,13 @@ class PartWorker:
             for d, w, m, picture in zip(group, written, measures, small, strict=True)
         ]
 
-    def _checked_path(self) -> Path:
-        path = path_of(self._part.uri)
+    def _check_size(self, path: Path) -> None:
         num_bytes = path.stat().st_size
         if num_bytes != self._video["num_bytes"]:
             raise SampleError(
                 f"{path} has {num_bytes} bytes now, {self._video['num_bytes']} when it was probed.",
                 reason="changed",
             )
-        return path
 
     def _read_sidecars(self, path: Path) -> tuple[tuple[Span, ...] | None, Actions | None]:
         found = read_record(self._video, path, self._action_names)
@@ -426,9 +427,8 @@ class PartWorker:
             error.message if isinstance(error, SampleError) else f"{type(error).__name__}: {error}"
         )
         stage = error.reason if isinstance(error, SampleError) else self._stage
-        return UnitProblem(
-            video_id=self._video["video_id"], stage=stage, error=" ".join(text.split())
-        )
+        text = " ".join(told(text, self._path, self._part.uri).split())
+        return UnitProblem(video_id=self._video["video_id"], stage=stage, error=text)
 
 
 def damage_measures(damage: Damage, nominal_duration: int) -> dict[str, int | float | None]:

@@ -6,18 +6,19 @@ from pathlib import Path
 
 import click
 
-from manifests.cli_support import emit, output_options
+from manifests.cli_support import LOCATION, emit, output_options
+from manifests.locations import Location
 
 
 @click.command(epilog="Example: egodojo manifest preview DATASET")
-@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("dataset", type=LOCATION)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     help="The page to write.  [default: DATASET/preview/index.html]",
 )
 @output_options
-def preview(dataset: Path, out: Path | None, as_json: bool, quiet: bool) -> None:
+def preview(dataset: Location, out: Path | None, as_json: bool, quiet: bool) -> None:
     """Draw what was kept and dropped as one page that opens anywhere, offline."""
     from manifests.dataset import Dataset
 

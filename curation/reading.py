@@ -17,7 +17,7 @@ from manifests.errors import SampleError
 from manifests.records import Part
 from pipeline.facts import VIDEO_COLUMNS, PartReading, VideoFacts, VideoProbe
 
-from .ingest import path_of
+from .footage import on_disk
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,8 @@ def edges_of(video: Row, unit_len_s: float) -> list[int]:
     from pipeline.video import probe
 
     try:
-        return probe(path_of(video["uri"])).edges(unit_len_s)
+        with on_disk(video["uri"]) as path:
+            return probe(path).edges(unit_len_s)
     except SampleError as error:
         log.warning("%s is planned as a whole: %s", video["uri"], error)
         return []

@@ -10,12 +10,13 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
 from manifests import __version__
-from manifests.storage import write_atomic
+from manifests.errors import StorageError
+from manifests.storage import Location, being_replaced, write_atomic
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -38,7 +39,7 @@ class RunRecord:
     """
 
     def __init__(
-        self, dataset: Path, *, token: str, command: str, texts: Mapping[str, str]
+        self, dataset: Location, *, token: str, command: str, texts: Mapping[str, str]
     ) -> None:
         self.run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{token[:8]}"
         self.path = dataset / "runs" / self.run_id
@@ -48,12 +49,14 @@ class RunRecord:
 
     def __enter__(self) -> Self:
         self.path.mkdir(parents=True)
+        self._placing = ExitStack()
+        self._growing: dict[str, Path] = {}
         for name, text in self._texts.items():
-            write_atomic(self.path / name, text.encode("utf-8"))
+            self.write_text(name, text)
         self.write_json("command.json", self._facts())
         root = logging.getLogger()
         self._level = root.level
-        to_file = LogFile(self.path / "log.txt", encoding="utf-8")
+        to_file = LogFile(self._grown("log.txt"), encoding="utf-8")
         to_file.setFormatter(logging.Formatter(LOG_FORMAT))
         self._handlers = [to_file]
         if not root.handlers:  # a file alone would swallow what Python prints by itself
@@ -74,6 +77,10 @@ class RunRecord:
             with suppress(OSError):  # what could not be written to a full disk
                 handler.close()
         root.setLevel(self._level)
+        try:
+            self._placing.close()
+        except StorageError as failure:  # the log is for people: the data are written
+            logging.getLogger(__name__).warning("no log in %s: %s", self.path, failure.message)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -88,12 +95,24 @@ class RunRecord:
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write one JSON file of the record."""
         text = json.dumps(content, indent=2, ensure_ascii=False, default=str)
+        self.write_text(name, text + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write one file of the record."""
         # A command line may hold bytes that are not UTF-8; JSON has an escape for each.
-        write_atomic(self.path / name, (text + "\n").encode("utf-8", "backslashreplace"))
+        write_atomic(self.path / name, text.encode("utf-8", "backslashreplace"))
+
+    def _grown(self, name: str) -> Path:
+        """Where a file grows: in place, or on this machine until it is uploaded at the end."""
+        if isinstance(self.path, Path):
+            return self.path / name
+        return self._placing.enter_context(being_replaced(self.path / name))
 
     def add_line(self, name: str, content: Mapping[str, Any]) -> None:
         """Append one line to a JSON Lines file of the record; a full disk only loses the line."""
-        with suppress(OSError), (self.path / name).open("a", encoding="ascii") as file:
+        if name not in self._growing:
+            self._growing[name] = self._grown(name)
+        with suppress(OSError), self._growing[name].open("a", encoding="ascii") as file:
             file.write(json.dumps(content) + "\n")
 
     def _facts(self) -> dict[str, Any]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
-from manifests.cli_support import emit, output_options
+from manifests.cli_support import LOCATION, emit, output_options
+from manifests.locations import Location
 
 
 @click.command(
     epilog="Example: egodojo score DATASET --scorer embedding --set pretrained=clip.safetensors"
 )
-@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("dataset", type=LOCATION)
 @click.option(
     "--scorer",
     "spec",
@@ -31,7 +31,7 @@ from manifests.cli_support import emit, output_options
 @click.option("--dry-run", is_flag=True, help="Say what is missing, write nothing.")
 @output_options
 def score(
-    dataset: Path,
+    dataset: Location,
     spec: str,
     name: str | None,
     sets: tuple[str, ...],

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -30,6 +29,7 @@ from manifests.errors import (
     SampleError,
     UsageError,
 )
+from manifests.storage import Location
 from pipeline.clips import ClipReader
 from pipeline.runner import Engine, Outcome, run_units
 
@@ -59,7 +59,7 @@ _FACTS = (
 class ScoreJob:
     """What every worker needs to know: it makes the scorer itself, from the same words."""
 
-    dataset: Path
+    dataset: Location
     spec: str
     sets: tuple[str, ...]
     digest: str
@@ -166,7 +166,7 @@ class ScoreResult:
 
 
 def plan_scoring(
-    dataset_path: Path | str,
+    dataset_path: Location | str,
     spec: str,
     *,
     sets: Sequence[str] = (),
@@ -269,7 +269,7 @@ def score(
                         on_shard()
         finally:
             lines = [json.dumps({"clip_id": k, "error": w}) for k, w in done.problems.items()]
-            (record.path / "problems.jsonl").write_text("".join(f"{line}\n" for line in lines))
+            record.write_text("problems.jsonl", "".join(f"{line}\n" for line in lines))
             record.write_json("counts.json", done.to_json())
     return done
 

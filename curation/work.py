@@ -9,10 +9,10 @@ from __future__ import annotations
 import secrets
 import traceback
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from manifests.records import WORKER_DIED_STAGE, UnitProblem
+from manifests.storage import location
 from pipeline.flaky import patiently
 
 from .part import PartWorker, Sink, StageError
@@ -98,7 +98,7 @@ def _unit_row(
 
 
 def _sink(task: UnitTask) -> Sink:
-    path = Path(task.shards_dir) / f"{task.unit.shard}.tar" if task.writes_shard else None
+    path = location(task.shards_dir) / f"{task.unit.shard}.tar" if task.writes_shard else None
     # A lost attempt may still be writing somewhere: no two may share a temporary file.
     token = f"{task.token}{secrets.token_hex(4)}"
     return Sink(path, name=task.unit.shard, token=token)

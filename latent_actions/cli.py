@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from manifests.cli_support import console, emit, output_options
+from manifests.cli_support import LOCATION, console, emit, output_options
+from manifests.locations import Location
 
-DATASET = click.argument("dataset", type=click.Path(path_type=Path))
+DATASET = click.argument("dataset", type=LOCATION)
 
 
 @click.group(epilog="Example: egodojo latents train DATASET --size tiny --steps 100 --out MODEL")
@@ -34,7 +35,7 @@ def index() -> None:
 @click.option("--dry-run", is_flag=True, help="Print the resolved configuration, do nothing.")
 @output_options
 def train(
-    dataset: Path,
+    dataset: Location,
     size: str,
     file: Path | None,
     steps: int | None,
@@ -106,7 +107,7 @@ def train(
 @click.option("--dry-run", is_flag=True, help="Say what is missing, write nothing.")
 @output_options
 def extract(
-    dataset: Path,
+    dataset: Location,
     model: Path,
     steps: tuple[int, ...],
     every: int,
@@ -247,7 +248,7 @@ def _say_exchanged(result: Any, *, as_json: bool, quiet: bool) -> None:
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Change the windows.")
 @output_options
 def build(
-    dataset: Path,
+    dataset: Location,
     model_id: str,
     step: int | None,
     name: str,
@@ -291,7 +292,7 @@ def build(
 )
 @output_options
 def query(
-    dataset: Path,
+    dataset: Location,
     clip_id: str,
     time_s: float,
     span_s: float | None,

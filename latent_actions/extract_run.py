@@ -13,6 +13,7 @@ import torch
 from manifests.dataset import Dataset
 from manifests.errors import EgodojoError, UsageError
 from manifests.latents import LatentReader, LatentWriter, latent_dir, list_latents
+from manifests.storage import Location, location
 from pipeline.clips import ClipReader
 from pipeline.file_lock import file_lock
 from pipeline.runner import Engine, run_units
@@ -37,7 +38,7 @@ class ShardUnit:
 class ExtractJob:
     """What every worker needs to know; `threads` None leaves torch's own choice."""
 
-    dataset: Path
+    dataset: Location
     model: Path
     model_id: str
     steps: tuple[int, ...]
@@ -86,7 +87,7 @@ class ExtractResult:
 
 
 def plan_extraction(
-    dataset_path: Path | str,
+    dataset_path: Location | str,
     model_path: Path | str,
     *,
     steps: Sequence[int] = (1,),
@@ -106,7 +107,7 @@ def plan_extraction(
         DatasetError: The dataset has no such clip.
         UsageError: Impossible steps, or stored latents lie on another grid.
     """
-    dataset = Path(dataset_path)
+    dataset = location(dataset_path)
     clips = list_clips(Dataset.open(dataset), every_written=every_written)
     job = _job(dataset, Path(model_path), steps=steps, every=every)
     by_shard: dict[str, list[ClipRef]] = defaultdict(list)
@@ -215,7 +216,7 @@ def _missing(job: ExtractJob, shard: str, clips: Sequence[ClipRef]) -> dict[int,
     return missing
 
 
-def _job(dataset: Path, model_path: Path, *, steps: Sequence[int], every: int) -> ExtractJob:
+def _job(dataset: Location, model_path: Path, *, steps: Sequence[int], every: int) -> ExtractJob:
     if not steps or min(steps) < 1 or every < 1:
         raise UsageError("--step and --every must be at least 1.")
     model = LatentActionModel.from_pretrained(model_path, encoder_only=True)

@@ -6,14 +6,13 @@ ones are written before `meta.json` is replaced, so a reader sees the old index 
 
 from __future__ import annotations
 
+import io
 import json
 import math
-import os
 import re
 import secrets
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import faiss
@@ -24,6 +23,14 @@ from numpy.typing import NDArray
 
 from manifests.config import load_config
 from manifests.errors import DatasetError, UsageError
+from manifests.storage import (
+    Location,
+    being_replaced,
+    local_file,
+    location,
+    replacing,
+    write_atomic,
+)
 
 from .windows import (
     Floats,
@@ -190,7 +197,7 @@ class ActionIndex:
             wanted = min(limit, 4 * wanted)
         return hits
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Location) -> None:
         """Write the index; a reader of the folder sees the old one or the new one."""
         folder.mkdir(parents=True, exist_ok=True)
         token = secrets.token_hex(4)
@@ -199,15 +206,18 @@ class ActionIndex:
             "rows": f"rows-{token}.parquet",
             "map": f"map-{token}.npz",
         }
-        faiss.write_index(self._store, str(folder / names["vectors"]))
-        pq.write_table(self.rows, folder / names["rows"], compression="zstd")
+        with being_replaced(folder / names["vectors"], token) as part:
+            faiss.write_index(self._store, str(part))
+        with replacing(folder / names["rows"], token) as target:
+            pq.write_table(self.rows, target, compression="zstd")
         bodies = sorted(self.latent_map.means)
-        np.savez(
-            folder / names["map"],
-            axes=self.latent_map.axes_AK,
-            bodies=np.array(bodies, dtype=str),
-            means=np.stack([self.latent_map.means[body] for body in bodies]),
-        )
+        with replacing(folder / names["map"], token) as target:
+            np.savez(
+                target,
+                axes=self.latent_map.axes_AK,
+                bodies=np.array(bodies, dtype=str),
+                means=np.stack([self.latent_map.means[body] for body in bodies]),
+            )
         meta = {
             "format_version": FORMAT_VERSION,
             **asdict(self.meta),
@@ -215,15 +225,13 @@ class ActionIndex:
             "num_windows": len(self),
             "files": names,
         }
-        part = folder / f".meta-{token}.json"
-        part.write_text(json.dumps(meta, indent=2) + "\n")
-        os.replace(part, folder / "meta.json")
+        write_atomic(folder / "meta.json", (json.dumps(meta, indent=2) + "\n").encode(), token)
         for path in folder.iterdir():
             if _OWN_FILE.fullmatch(path.name) and path.name not in names.values():
                 path.unlink()
 
     @classmethod
-    def open(cls, folder: Path) -> ActionIndex:
+    def open(cls, folder: Location) -> ActionIndex:
         """Read an index.
 
         Raises:
@@ -232,9 +240,12 @@ class ActionIndex:
         meta = read_meta(folder)
         try:
             names = meta["files"]
-            store = faiss.read_index(str(folder / names["vectors"]))
-            rows = pq.read_table(folder / names["rows"], schema=ROWS_SCHEMA, partitioning=None)
-            with np.load(folder / names["map"], allow_pickle=False) as arrays:
+            with local_file(folder / names["vectors"]) as vectors:
+                store = faiss.read_index(str(vectors))
+            rows_bytes = pa.BufferReader((folder / names["rows"]).read_bytes())
+            rows = pq.read_table(rows_bytes, schema=ROWS_SCHEMA, partitioning=None)
+            map_bytes = io.BytesIO((folder / names["map"]).read_bytes())
+            with np.load(map_bytes, allow_pickle=False) as arrays:
                 pairs = zip(arrays["bodies"].tolist(), arrays["means"], strict=True)
                 latent_map = LatentMap(axes_AK=arrays["axes"], means=dict(pairs))
             windows = load_config(WindowConfig, values=meta["windows"], where=str(folder))
@@ -321,7 +332,7 @@ class _Cut:
         return pa.table(columns, schema=ROWS_SCHEMA)
 
 
-def index_folder(dataset: Path | str, name: str) -> Path:
+def index_folder(dataset: Location | str, name: str) -> Location:
     """Where the index `name` of a dataset lies.
 
     Raises:
@@ -332,10 +343,10 @@ def index_folder(dataset: Path | str, name: str) -> Path:
             f"{name!r} is no name for an index.",
             hint="Use letters, digits, '_', '-' and '.', for instance --name main.",
         )
-    return Path(dataset) / "index" / name
+    return location(dataset) / "index" / name
 
 
-def read_meta(folder: Path) -> Mapping[str, Any]:
+def read_meta(folder: Location) -> Mapping[str, Any]:
     """The facts of an index without its vectors.
 
     Raises:
@@ -359,7 +370,7 @@ def read_meta(folder: Path) -> Mapping[str, Any]:
     return found
 
 
-def _damaged(folder: Path, why: str) -> DatasetError:
+def _damaged(folder: Location, why: str) -> DatasetError:
     return DatasetError(
         f"The action index {folder} cannot be read: {why}.",
         hint="Remove the folder and run egodojo index build again.",

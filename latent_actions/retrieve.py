@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from manifests.dataset import Dataset
 from manifests.errors import DatasetError, UsageError
 from manifests.latents import LatentReader, list_latents, missing_latents_error
+from manifests.storage import Location, location
 
 from .index import ActionIndex, ClipLatents, IndexMeta, index_folder, read_meta
 from .windows import WindowConfig
@@ -54,7 +54,7 @@ class BuildResult:
     """What `build_index` did."""
 
     name: str
-    path: Path
+    path: Location
     model_id: str
     step: int
     num_clips: int
@@ -66,7 +66,7 @@ class BuildResult:
 
 
 def build_index(
-    dataset_path: Path | str,
+    dataset_path: Location | str,
     model_id: str,
     *,
     name: str = "main",
@@ -87,7 +87,7 @@ def build_index(
         UsageError: The index exists with other settings, or the step is ambiguous.
     """
     dataset = Dataset.open(dataset_path)
-    step = _only_step(Path(dataset_path), model_id, step)
+    step = _only_step(location(dataset_path), model_id, step)
     latents = LatentReader.open(dataset_path, model_id, step)
     meta = IndexMeta(
         model_id=model_id, step=step, every=latents.every, windows=windows or WindowConfig()
@@ -122,7 +122,7 @@ def build_index(
 
 
 def retrieve(
-    dataset_path: Path | str,
+    dataset_path: Location | str,
     clip_id: str,
     time_s: float,
     *,
@@ -157,7 +157,7 @@ def retrieve(
     dataset = Dataset.open(dataset_path)
     row = _clip_row(dataset, clip_id)
     index = ActionIndex.open(folder)
-    clip = _query_latents(Path(dataset_path), row, index.meta)
+    clip = _query_latents(location(dataset_path), row, index.meta)
     window = index.window(clip, time_s, span_s=span_s)
     condition = "true"
     if other_embodiment:
@@ -214,7 +214,7 @@ def _clip_row(dataset: Dataset, clip_id: str) -> dict[str, Any]:
     return rows[0]
 
 
-def _query_latents(dataset: Path, row: dict[str, Any], meta: IndexMeta) -> ClipLatents:
+def _query_latents(dataset: Location, row: dict[str, Any], meta: IndexMeta) -> ClipLatents:
     latents = LatentReader.open(dataset, meta.model_id, meta.step)
     found = next(_with_latents([row], latents), None)
     if found is None:
@@ -240,7 +240,7 @@ def _with_latents(rows: list[dict[str, Any]], latents: LatentReader) -> Iterator
             )
 
 
-def _only_step(dataset: Path, model_id: str, step: int | None) -> int:
+def _only_step(dataset: Location, model_id: str, step: int | None) -> int:
     steps = [number for name, number in list_latents(dataset) if name == model_id]
     if step is not None:
         return step
@@ -254,7 +254,7 @@ def _only_step(dataset: Path, model_id: str, step: int | None) -> int:
     return steps[0]
 
 
-def _check_same(stored: IndexMeta, wanted: IndexMeta, folder: Path) -> None:
+def _check_same(stored: IndexMeta, wanted: IndexMeta, folder: Location) -> None:
     if stored != wanted:
         raise UsageError(
             f"The action index {folder.name!r} was built with other settings: {stored.model_id} "

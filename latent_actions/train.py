@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from manifests.config import read_yaml, to_dict
 from manifests.dataset import Dataset
+from manifests.locations import Location, location
 from pipeline.clips import ClipReader
 from pipeline.training.loop import fit
 from pipeline.training.ranks import rank, wait_for_all, world_size
@@ -80,7 +81,7 @@ class TrainResult:
 
 
 def train(
-    dataset_path: Path | str,
+    dataset_path: Location | str,
     config: TrainConfig,
     *,
     out: Path,
@@ -110,7 +111,7 @@ def train(
     )
     task = LatentTask(model, beta=config.beta, watch_every=config.loop.log_every)
     run_config = {
-        "dataset": str(Path(dataset_path).resolve()),
+        "dataset": str(location(dataset_path).resolve()),
         "versions": dict(pinned or dataset.versions),
         **to_dict(config),
     }

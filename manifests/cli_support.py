@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from .errors import EXIT_FAILED, EXIT_INTERRUPTED, EgodojoError
+from .locations import Location, location
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,6 +37,21 @@ _MACHINE_ERRNOS = frozenset(
     }
 )
 _MACHINE_HINT = "Check free space and permissions, then rerun the command: it goes on."
+
+
+class LocationType(click.ParamType[Location]):
+    """A folder or file on a disk, or its URI in object storage: a `Path` or an `ObjectPath`."""
+
+    name = "path"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Location:
+        """Checks nothing but the form."""
+        return location(value)
+
+
+LOCATION = LocationType()
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -58,7 +58,7 @@ def compact(dataset: Dataset, *, command: str, vacuum: bool = False) -> list[Com
     with dataset.writer(command) as writer:
         for name in sorted(dataset.versions):
             with writer.commit(name) as table:
-                table.update_incremental()
+                tables.refresh(table)
                 before = len(tables.live_files(table))
                 if before > 1:
                     tables.compact(table)

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 from .errors import ConfigError
+from .locations import Location, location
 
 T = TypeVar("T")
 
@@ -50,13 +51,13 @@ def load_config(
     return built
 
 
-def read_yaml(file: Path | str) -> dict[str, Any]:
+def read_yaml(file: Location | str) -> dict[str, Any]:
     """Read a YAML mapping; an unreadable, malformed or non-mapping file is a ConfigError.
 
     So is a key that stands twice in one mapping, of which YAML would keep the last.
     """
     try:
-        text = Path(file).read_text(encoding="utf-8")
+        text = location(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"Cannot read the configuration file {file}: {error}.",

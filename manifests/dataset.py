@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import pyarrow as pa
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 
 from . import rows, schema, storage, tables, views
 from .errors import ConfigError, DatasetError
+from .locations import Location, ObjectPath, location
 from .records import Clip, PlannedUnit
 from .settings import (
     SETTINGS_FILE,
@@ -52,7 +52,12 @@ class Dataset:
     """
 
     def __init__(
-        self, path: Path, settings: DatasetSettings, opened: dict[str, DeltaTable], *, pinned: bool
+        self,
+        path: Location,
+        settings: DatasetSettings,
+        opened: dict[str, DeltaTable],
+        *,
+        pinned: bool,
     ) -> None:
         """Use `Dataset.open` or `Dataset.create`."""
         self.path = path
@@ -62,7 +67,7 @@ class Dataset:
         self._con: duckdb.DuckDBPyConnection | None = None
 
     @classmethod
-    def create(cls, path: Path | str, settings: DatasetSettings) -> Dataset:
+    def create(cls, path: Location | str, settings: DatasetSettings) -> Dataset:
         """Make an empty dataset: all tables first, `dataset.yaml` last, so a kill can be redone.
 
         Raises:
@@ -83,7 +88,7 @@ class Dataset:
         return cls.open(folder)
 
     @staticmethod
-    def check_new(path: Path | str) -> Path:
+    def check_new(path: Location | str) -> Location:
         """The absolute folder a dataset can be made in; makes nothing.
 
         Raises:
@@ -98,7 +103,7 @@ class Dataset:
         return folder
 
     @classmethod
-    def open(cls, path: Path | str, versions: Mapping[str, int] | None = None) -> Dataset:
+    def open(cls, path: Location | str, versions: Mapping[str, int] | None = None) -> Dataset:
         """Open a dataset at its newest state, or exactly at `versions`.
 
         Args:
@@ -121,7 +126,7 @@ class Dataset:
         return cls(folder, settings, opened, pinned=versions is not None)
 
     @classmethod
-    def open_or_create(cls, path: Path | str, settings: DatasetSettings) -> Dataset:
+    def open_or_create(cls, path: Location | str, settings: DatasetSettings) -> Dataset:
         """Open a dataset made with the same settings, or make it.
 
         Raises:
@@ -400,13 +405,8 @@ def _checked_decisions(batch: pa.RecordBatch) -> pa.RecordBatch:
     return checked.combine_chunks().to_batches()[0]
 
 
-def _resolved(path: Path | str) -> Path:
-    if storage.is_remote(path):
-        raise DatasetError(
-            f"The dataset {path} lies in object storage; tables are written on local disks only.",
-            hint="Choose a local folder and copy it when it is finished.",
-        )
-    folder = Path(path).expanduser().resolve()
+def _resolved(path: Location | str) -> Location:
+    folder = location(path).expanduser().resolve()
     tables.check_path(folder)
     return folder
 
@@ -424,7 +424,7 @@ def _check_versions(versions: Mapping[str, int]) -> None:
             raise DatasetError(f"The version of table {name} is {version!r}, not a whole number.")
 
 
-def _refuse_foreign(folder: Path) -> None:
+def _refuse_foreign(folder: Location) -> None:
     if folder.exists() and not folder.is_dir():
         raise DatasetError(f"{folder} is a file, not a folder for a dataset.")
     present = (entry.name for entry in folder.iterdir()) if folder.is_dir() else iter(())
@@ -436,9 +436,14 @@ def _refuse_foreign(folder: Path) -> None:
             )
 
 
-def _score_tables(folder: Path) -> list[str]:
-    found = (folder / _CATALOG / _SCORES).glob("*/_delta_log")
-    return [f"{_SCORES}/{log.parent.name}" for log in found if tables.exists(log.parent)]
+def _score_tables(folder: Location) -> list[str]:
+    scores = folder / _CATALOG / _SCORES
+    if isinstance(scores, ObjectPath):
+        found = [f"{_SCORES}/{entry.name}" for entry in scores.iterdir()]
+    else:
+        logs = scores.glob("*/_delta_log")
+        found = [f"{_SCORES}/{log.parent.name}" for log in logs if tables.exists(log.parent)]
+    return found
 
 
 def _add_scores(table: DeltaTable, new: pa.Table, *, key: str, metadata: Mapping[str, str]) -> None:
@@ -451,7 +456,7 @@ def _add_scores(table: DeltaTable, new: pa.Table, *, key: str, metadata: Mapping
             tables.append(table, new, metadata=metadata, merge_schema=True, if_unchanged=True)
             return
         except tables.ConflictError:
-            table.update_incremental()
+            tables.refresh(table)
 
 
 def _check_score_columns(old: pa.Schema, new: pa.Schema, key: str) -> None:

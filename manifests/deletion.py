@@ -11,7 +11,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -29,6 +28,7 @@ from .deletion_bytes import (
     stale_indexes,
 )
 from .errors import DatasetError, UsageError
+from .locations import Location
 from .records import DELETED_STAGE, shard_name, shard_number
 from .views import quoted
 
@@ -111,7 +111,7 @@ class Deleted:
     versions_lost: dict[str, list[int]] = field(default_factory=dict)
 
 
-def journal_path(folder: Path) -> Path:
+def journal_path(folder: Location) -> Location:
     """Where an unfinished deletion is written down."""
     return folder / "runs" / "DELETE.json"
 
@@ -274,7 +274,7 @@ def _update_units(dataset: Dataset, deletion: Deletion, writer: Writer) -> None:
 
 
 def _unit_without(
-    row: dict[str, Any], counts: tuple[int, int], deletion: Deletion, folder: Path
+    row: dict[str, Any], counts: tuple[int, int], deletion: Deletion, folder: Location
 ) -> dict[str, Any]:
     """A row of `units` after its clips are gone."""
     changed = {**row, "num_clips": counts[0], "num_gated": counts[1]}
@@ -285,7 +285,7 @@ def _unit_without(
         return changed | {"shard": None, "shard_bytes": None, "shard_sha256": None}
     tar = folder / "shards" / f"{shard}.tar"
     sha = hashlib.sha256()
-    with open(tar, "rb") as stream:
+    with tar.open("rb") as stream:
         while chunk := stream.read(_CHUNK_BYTES):
             sha.update(chunk)
     size = tar.stat().st_size

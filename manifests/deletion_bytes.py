@@ -7,7 +7,6 @@ import re
 import tarfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from . import storage
 from .action_vector import LATENT_WIDTH
 from .errors import DatasetError
 from .latents import ROWS_SCHEMA
+from .locations import Location, below, matches
 from .shard_index import INDEX_SUFFIX, ClipIndex, Member, ShardIndex
 
 _BLOCK_BYTES = tarfile.BLOCKSIZE
@@ -26,7 +26,7 @@ _ROW_BYTES = 2 * LATENT_WIDTH
 _TEMPORARY = re.compile(r".+\.tmp-([0-9a-f]{16})\Z")
 
 
-def check_shard(folder: Path, shard: str, clip_ids: Collection[str]) -> None:
+def check_shard(folder: Location, shard: str, clip_ids: Collection[str]) -> None:
     """Refuse a shard whose other clips could not be taken over, before anything is written.
 
     Args:
@@ -50,7 +50,7 @@ def check_shard(folder: Path, shard: str, clip_ids: Collection[str]) -> None:
 
 
 def rewrite_shard(
-    folder: Path, old: str, new: str, *, without: Collection[str], token: str
+    folder: Location, old: str, new: str, *, without: Collection[str], token: str
 ) -> None:
     """Copy a shard's other clips, byte for byte and in order, into a new shard with its index."""
     shards = folder / "shards"
@@ -73,20 +73,20 @@ def rewrite_shard(
     storage.write_atomic(shards / f"{new}{INDEX_SUFFIX}", index_bytes, token)
 
 
-def remove_shard(folder: Path, shard: str) -> None:
+def remove_shard(folder: Location, shard: str) -> None:
     """Remove a tar and its index."""
     for suffix in (".tar", INDEX_SUFFIX):
         storage.remove(folder / "shards" / f"{shard}{suffix}")
 
 
-def latent_shards(folder: Path) -> set[str]:
+def latent_shards(folder: Location) -> set[str]:
     """Shards that any stored latents name."""
     found = (folder / "latents").glob("*/step-*/*.rows.parquet")
     return {path.name.partition(".")[0] for path in found}
 
 
 def move_latents(
-    folder: Path, shards: Mapping[str, str | None], *, without: Collection[str], token: str
+    folder: Location, shards: Mapping[str, str | None], *, without: Collection[str], token: str
 ) -> tuple[list[str], list[str]]:
     """Let stored latents follow their clips into the new shards, without those of some clips.
 
@@ -96,12 +96,12 @@ def move_latents(
     """
     changed: list[str] = []
     damaged: list[str] = []
-    for step in sorted((folder / "latents").glob("*/step-*")):
-        found = [path for path in sorted(step.iterdir()) if path.name.partition(".")[0] in shards]
+    for step in matches(folder / "latents", "*/step-*"):
+        found = [path for path in matches(step, "*") if path.name.partition(".")[0] in shards]
         for rows in (path for path in found if path.name.endswith(".rows.parquet")):
             shard, _, rest = rows.name.partition(".")
             new = shards[shard]
-            changed.append(str(rows.relative_to(folder)))
+            changed.append(below(rows, folder))
             if new is None:
                 continue
             table = _latent_rows(rows)
@@ -115,24 +115,26 @@ def move_latents(
     return changed, damaged
 
 
-def remove_tokens(folder: Path, shards: Collection[str]) -> list[str]:
+def remove_tokens(folder: Location, shards: Collection[str]) -> list[str]:
     """Remove stored tokenizer latents of whole shards; returns the models concerned."""
     models: set[str] = set()
-    for path in sorted((folder / "tokens").glob("*/**/*")):
+    for path in matches(folder / "tokens", "*/**/*"):
         if path.is_file() and path.name.partition(".")[0] in shards:
             storage.remove(path)
-            models.add(path.relative_to(folder / "tokens").parts[0])
+            models.add(below(path, folder / "tokens").partition("/")[0])
     return sorted(models)
 
 
-def stale_indexes(folder: Path, gone: Collection[str]) -> Iterator[Path]:
+def stale_indexes(folder: Location, gone: Collection[str]) -> Iterator[Location]:
     """Action indexes that hold one of some clips, or that cannot say which they hold."""
-    for path in sorted((folder / "index").glob("*")):
+    for path in matches(folder / "index", "*"):
         if not path.is_dir():
             continue
         try:
             names = json.loads((path / "meta.json").read_text(encoding="utf-8"))["files"]
-            held = pq.read_table(path / names["rows"], columns=["clip_id"], partitioning=None)
+            held = pq.read_table(
+                _buffer(path / names["rows"]), columns=["clip_id"], partitioning=None
+            )
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
             yield path
             continue
@@ -140,22 +142,22 @@ def stale_indexes(folder: Path, gone: Collection[str]) -> Iterator[Path]:
             yield path
 
 
-def remove_temporary(folder: Path, token: str) -> None:
+def remove_temporary(folder: Location, token: str) -> None:
     """Remove what a killed deletion left half-written in a tree."""
-    for path in sorted(folder.rglob("*.tmp-*")):
+    for path in matches(folder, "**/*.tmp-*"):
         found = _TEMPORARY.match(path.name)
         if found and found[1] != token:
             storage.remove(path)
 
 
-def _member_bytes(folder: Path, shard: str, clip_id: str, member: Member) -> bytes:
+def _member_bytes(folder: Location, shard: str, clip_id: str, member: Member) -> bytes:
     """A member with its tar header and padding."""
     begin = member.offset - _BLOCK_BYTES
     size = _BLOCK_BYTES + _padded(member.size)
     return storage.read_range(folder, f"shards/{shard}.tar", begin, size)
 
 
-def _check_header(folder: Path, shard: str, clip_id: str, member: Member) -> None:
+def _check_header(folder: Location, shard: str, clip_id: str, member: Member) -> None:
     begin = member.offset - _BLOCK_BYTES
     header = storage.read_range(folder, f"shards/{shard}.tar", begin, _BLOCK_BYTES)
     if header[:100].rstrip(b"\0") != f"{clip_id}.{member.suffix}".encode():
@@ -169,10 +171,10 @@ def _padded(size: int) -> int:
     return size + -size % _BLOCK_BYTES
 
 
-def _latent_rows(rows: Path) -> pa.Table | None:
+def _latent_rows(rows: Location) -> pa.Table | None:
     """The table of a latent file; None when it or the file is damaged."""
     try:
-        table = pq.read_table(rows, schema=ROWS_SCHEMA, partitioning=None)
+        table = pq.read_table(_buffer(rows), schema=ROWS_SCHEMA, partitioning=None)
     except (OSError, ValueError, pa.ArrowException):
         return None
     source = _data_path(rows)
@@ -181,7 +183,9 @@ def _latent_rows(rows: Path) -> pa.Table | None:
     return table if num_bytes >= _ROW_BYTES * (pc.max(ends).as_py() or 0) else None
 
 
-def _copy_latents(rows: Path, kept: Sequence[Mapping[str, Any]], new: Path, *, token: str) -> None:
+def _copy_latents(
+    rows: Location, kept: Sequence[Mapping[str, Any]], new: Location, *, token: str
+) -> None:
     if not kept:
         return
     source = _data_path(rows)
@@ -196,5 +200,9 @@ def _copy_latents(rows: Path, kept: Sequence[Mapping[str, Any]], new: Path, *, t
         pq.write_table(moved, target, compression="zstd")
 
 
-def _data_path(rows: Path) -> Path:
+def _buffer(path: Location) -> pa.BufferReader:
+    return pa.BufferReader(path.read_bytes())
+
+
+def _data_path(rows: Location) -> Location:
     return rows.with_name(rows.name.replace(".rows.parquet", ".f16"))

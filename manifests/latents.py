@@ -12,6 +12,7 @@ import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from numpy.typing import NDArray
 
 from .action_vector import LATENT_WIDTH
 from .errors import DatasetError
+from .locations import Location, ObjectPath, location, matches
+from .storage import being_replaced
 
 Float16Array = NDArray[np.float16]
 
@@ -31,15 +34,15 @@ ROWS_SCHEMA = pa.schema(
 _SHARDS_HELD = 64
 
 
-def latent_dir(dataset: Path | str, model_id: str, step: int) -> Path:
+def latent_dir(dataset: Location | str, model_id: str, step: int) -> Location:
     """The folder of one model's latents at one frame step."""
-    return Path(dataset) / "latents" / model_id / f"step-{step}"
+    return location(dataset) / "latents" / model_id / f"step-{step}"
 
 
-def list_latents(dataset: Path | str) -> list[tuple[str, int]]:
+def list_latents(dataset: Location | str) -> list[tuple[str, int]]:
     """Every (model_id, step) stored in a dataset, sorted."""
     found = []
-    for meta in (Path(dataset) / "latents").glob("*/step-*/meta.json"):
+    for meta in (location(dataset) / "latents").glob("*/step-*/meta.json"):
         match = re.fullmatch(r"step-(\d+)", meta.parent.name)
         if match:
             found.append((meta.parent.parent.name, int(match[1])))
@@ -47,7 +50,7 @@ def list_latents(dataset: Path | str) -> list[tuple[str, int]]:
 
 
 def missing_latents_error(
-    dataset: Path | str, model_id: str, step: int, *, detail: str | None = None
+    dataset: Location | str, model_id: str, step: int, *, detail: str | None = None
 ) -> DatasetError:
     """What to say when latents are asked for that are not there, with the command for them."""
     stored = ", ".join(f"{name} step {number}" for name, number in list_latents(dataset))
@@ -68,7 +71,7 @@ class LatentWriter:
         writer.finish()                    # clips-000000.f16 + clips-000000.rows.parquet
     """
 
-    def __init__(self, folder: Path | str, shard_number: int, meta: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Location | str, shard_number: int, meta: Mapping[str, Any]) -> None:
         """Takes the folder from `latent_dir` and facts for its meta.json.
 
         Args:
@@ -77,7 +80,7 @@ class LatentWriter:
             meta: Written once; model_id and step come from the folder's name, `every` is the
                 distance between stored frames (default 1). A later writer must bring the same.
         """
-        self.folder = Path(folder)
+        self.folder = location(folder)
         self._stem = f"clips-{shard_number:06d}"
         step = int(self.folder.name.removeprefix("step-"))
         self._meta = {"model_id": self.folder.parent.name, "step": step, "every": 1, **meta}
@@ -96,7 +99,7 @@ class LatentWriter:
         self._clip_ids.append(clip_id)
         self._rows.append(rows)
 
-    def finish(self) -> Path:
+    def finish(self) -> Location:
         """Puts both files in place, rows last, and returns the path of the .f16 file."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._write_meta()
@@ -108,10 +111,10 @@ class LatentWriter:
             schema=ROWS_SCHEMA,
         )
         data_path = self.folder / f"{stem}.f16"
-        with _Replacement(data_path) as temporary, open(temporary, "wb") as file:
+        with _replaced(data_path) as temporary, open(temporary, "wb") as file:
             for rows in self._rows:
                 file.write(np.ascontiguousarray(rows).tobytes())
-        with _Replacement(self.folder / f"{stem}.rows.parquet") as temporary:
+        with _replaced(self.folder / f"{stem}.rows.parquet") as temporary:
             pq.write_table(table, temporary, compression="zstd")
         return data_path
 
@@ -125,7 +128,7 @@ class LatentWriter:
     def _write_meta(self) -> None:
         path = self.folder / "meta.json"
         if path.exists():
-            known = json.loads(path.read_text())
+            known = json.loads(path.read_text(encoding="utf-8"))
             if known != json.loads(json.dumps(self._meta)):
                 changed = [k for k in {*known, *self._meta} if known.get(k) != self._meta.get(k)]
                 raise DatasetError(
@@ -134,7 +137,7 @@ class LatentWriter:
                     hint="Use the settings of its meta.json, or remove the folder and start again.",
                 )
             return
-        with _Replacement(path) as temporary:
+        with _replaced(path) as temporary:
             temporary.write_text(json.dumps(self._meta, indent=2, sort_keys=True) + "\n")
 
 
@@ -146,7 +149,7 @@ class LatentReader:
         reader.rows(clip_id).shape         # (num_frames - 1, 32), float16
     """
 
-    def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
+    def __init__(self, folder: Location, meta: dict[str, Any]) -> None:
         """Use `open`."""
         self.folder = folder
         self.meta = meta
@@ -154,7 +157,7 @@ class LatentReader:
         self._everything: dict[str, Float16Array] | None = None
 
     @classmethod
-    def open(cls, dataset: Path | str, model_id: str, step: int) -> LatentReader:
+    def open(cls, dataset: Location | str, model_id: str, step: int) -> LatentReader:
         """Opens one model's latents at one step.
 
         Raises:
@@ -230,12 +233,12 @@ class LatentReader:
     def _find(self, shard: str | None) -> Mapping[str, Float16Array]:
         if shard is None:
             if self._everything is None:
-                self._everything = self._load(sorted(self.folder.glob("*.rows.parquet")))
+                self._everything = self._load(matches(self.folder, "*.rows.parquet"))
             return self._everything
         if shard not in self._shards:
             paths = [
                 self.folder / f"{shard}.rows.parquet",
-                *sorted(self.folder.glob(f"{shard}.*.rows.parquet")),
+                *matches(self.folder, f"{shard}.*.rows.parquet"),
             ]
             self._shards[shard] = self._load([path for path in paths if path.exists()])
             while len(self._shards) > _SHARDS_HELD:
@@ -243,11 +246,13 @@ class LatentReader:
         self._shards.move_to_end(shard)
         return self._shards[shard]
 
-    def _load(self, tables: Sequence[Path]) -> dict[str, Float16Array]:
+    def _load(self, tables: Sequence[Location]) -> dict[str, Float16Array]:
         found: dict[str, Float16Array] = {}
         for path in tables:
             try:
-                table = pq.read_table(path, schema=ROWS_SCHEMA, partitioning=None)
+                table = pq.read_table(
+                    pa.BufferReader(path.read_bytes()), schema=ROWS_SCHEMA, partitioning=None
+                )
             except (pa.ArrowException, OSError) as error:
                 raise _damaged(path) from error
             data = _map_latents(path.with_name(path.name.replace(".rows.parquet", ".f16")))
@@ -263,36 +268,28 @@ class LatentReader:
         return found
 
 
-def _damaged(path: Path) -> DatasetError:
+def _damaged(path: Location) -> DatasetError:
     return DatasetError(
         f"{path} cannot be read: it is damaged.",
         hint=f"Remove the folder {path.parent} and run egodojo latents extract again.",
     )
 
 
-def _map_latents(path: Path) -> Float16Array:
+def _map_latents(path: Location) -> Float16Array:
     if not path.exists():
         raise DatasetError(f"{path} is missing, its table of rows is there.")
     if path.stat().st_size == 0:  # an empty file cannot be mapped
         return np.zeros((0, LATENT_WIDTH), dtype=np.float16)
-    flat = np.memmap(path, dtype=np.float16, mode="r")
+    flat: Float16Array
+    if isinstance(path, ObjectPath):
+        flat = np.frombuffer(path.read_bytes(), dtype=np.float16)
+    else:
+        flat = np.memmap(path, dtype=np.float16, mode="r")
     if len(flat) % LATENT_WIDTH:
         raise DatasetError(f"{path} is no whole number of rows of {LATENT_WIDTH} float16 values.")
     return flat.reshape(-1, LATENT_WIDTH).view(np.ndarray)
 
 
-class _Replacement:
-    """A temporary path that takes the place of the final one when the block ends well."""
-
-    def __init__(self, final: Path) -> None:
-        self._final = final
-        self._temporary = final.with_name(f"{final.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
-
-    def __enter__(self) -> Path:
-        return self._temporary
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is None:
-            os.replace(self._temporary, self._final)
-        else:
-            self._temporary.unlink(missing_ok=True)
+def _replaced(final: Location) -> AbstractContextManager[Path]:
+    """A local file that takes the place of the final one when the block ends well."""
+    return being_replaced(final, f"{os.getpid()}-{secrets.token_hex(4)}")

@@ -11,12 +11,13 @@ from typing import Any
 
 import click
 
-from .cli_support import LazyGroup, emit, output_options
+from .cli_support import LOCATION, LazyGroup, emit, output_options
 from .errors import EXIT_FAILED, DatasetError
+from .locations import Location
 
 _MAX_WIDTH = 60
 
-_dataset = click.argument("dataset", type=click.Path(path_type=Path))
+_dataset = click.argument("dataset", type=LOCATION)
 
 
 @click.group(
@@ -48,7 +49,7 @@ def manifest() -> None:
     help="Rows printed; --json prints all.",
 )
 @output_options
-def sql(dataset: Path, query: str, limit: int, as_json: bool, quiet: bool) -> None:
+def sql(dataset: Location, query: str, limit: int, as_json: bool, quiet: bool) -> None:
     """Run one SQL query (DuckDB) over files, videos, clips, kept, units, plan and scores."""
     from .dataset import Dataset
 
@@ -73,7 +74,7 @@ def sql(dataset: Path, query: str, limit: int, as_json: bool, quiet: bool) -> No
     help="Also draw hours, trajectories, scenes, tasks, objects and skills as a page.",
 )
 @output_options
-def stats(dataset: Path, page: Path | None, as_json: bool, quiet: bool) -> None:
+def stats(dataset: Location, page: Path | None, as_json: bool, quiet: bool) -> None:
     """Count files by fate, clips by verdict and reason, hours by source."""
     from . import stats as counting
     from .dataset import Dataset
@@ -95,7 +96,7 @@ def stats(dataset: Path, page: Path | None, as_json: bool, quiet: bool) -> None:
 @manifest.command(epilog="Example: egodojo manifest validate DATASET")
 @_dataset
 @output_options
-def validate(dataset: Path, as_json: bool, quiet: bool) -> None:
+def validate(dataset: Location, as_json: bool, quiet: bool) -> None:
     """Verify every reference between tables and every digest of the shards; exit 1 on problems."""
     from .dataset import Dataset
     from .validate import validate as find_problems

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import yaml
 
 from .config import digest, load_config, nearest, read_yaml, to_dict
 from .errors import ConfigError, DatasetError
+from .locations import Location
 from .recipe import MIN_DURATION_S, MIN_FRAMES, Rule
 from .schema import FORMAT_VERSION
 
@@ -121,7 +121,7 @@ def settings_text(settings: DatasetSettings) -> str:
     return text
 
 
-def read_settings(path: Path) -> DatasetSettings:
+def read_settings(path: Location) -> DatasetSettings:
     """Read `dataset.yaml` of a dataset folder.
 
     Raises:
@@ -162,7 +162,7 @@ def read_settings(path: Path) -> DatasetSettings:
     return settings
 
 
-def check_same_settings(existing: DatasetSettings, wanted: DatasetSettings, path: Path) -> None:
+def check_same_settings(existing: DatasetSettings, wanted: DatasetSettings, path: Location) -> None:
     """Refuse to go on with a dataset under other settings than it was made with.
 
     Raises:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from .errors import DatasetError
-from .storage import write_atomic
+from .storage import Location, location, write_atomic
 
 INDEX_SUFFIX = ".idx.parquet"
 
@@ -131,17 +130,17 @@ class ShardIndex:
         return cls(pa.Table.from_pylist([_to_row(clip) for clip in clips], schema=SCHEMA))
 
     @classmethod
-    def read(cls, path: Path | str) -> ShardIndex:
+    def read(cls, path: Location | str) -> ShardIndex:
         """Read an index file.
 
         Raises:
             DatasetError: When it is missing, unreadable or lacks a column.
         """
         try:
-            data = Path(path).read_bytes()
+            data = location(path).read_bytes()
         except OSError as error:
             raise DatasetError(
-                f"the shard index {path} cannot be read: {error.strerror}.",
+                f"the shard index {path} cannot be read: {error.strerror or 'it is not there'}.",
                 hint=_REBUILD_HINT,
             ) from error
         return cls.from_bytes(data, name=str(path))
@@ -200,7 +199,7 @@ class ShardIndex:
         )
         return bytes(sink.getvalue())
 
-    def write(self, path: Path | str, *, token: str | None = None) -> None:
+    def write(self, path: Location | str, *, token: str | None = None) -> None:
         """Write the file, whole or not at all."""
         write_atomic(path, self.to_bytes(), token)
 

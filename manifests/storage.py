@@ -6,35 +6,31 @@ Local files are read with plain `pread`; `s3://`, `gs://` and `az://` go through
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from . import object_store
 from .errors import StorageError
+from .locations import Location, ObjectPath, is_remote, location
+from .scratch import scratch_file
 
-_REMOTE = re.compile(r"(s3|gs|az)://")
-
-
-def is_remote(uri: str | Path) -> bool:
-    """Whether a path is an object-storage URI."""
-    return bool(_REMOTE.match(str(uri)))
+__all__ = ["Location", "ObjectPath", "is_remote", "location"]
 
 
-def read_range(root_uri: str | Path, relpath: str, offset: int, size: int) -> bytes:
+def read_range(root_uri: str | Location, relpath: str, offset: int, size: int) -> bytes:
     """Read `size` bytes at `offset` of a file below a root.
 
     Raises:
         StorageError: The file is missing or shorter than offset + size.
     """
     if is_remote(root_uri):
-        data = _remote_range(str(root_uri), relpath, offset, size)
+        data = object_store.get_range(f"{root_uri}/{relpath}", offset, size)
     else:
-        data = _local_range(Path(root_uri) / relpath, offset, size)
+        data = _local_range(Path(str(root_uri)) / relpath, offset, size)
     if len(data) < size:
         raise StorageError(
             f"{root_uri}/{relpath} ends before byte {offset + size}: "
@@ -44,22 +40,22 @@ def read_range(root_uri: str | Path, relpath: str, offset: int, size: int) -> by
     return data
 
 
-def read_bytes(root_uri: str | Path, relpath: str) -> bytes:
+def read_bytes(root_uri: str | Location, relpath: str) -> bytes:
     """Read a whole file below a root.
 
     Raises:
         StorageError: The file is missing or cannot be read.
     """
-    if is_remote(root_uri):
-        return _remote_bytes(str(root_uri), relpath)
-    path = Path(root_uri) / relpath
+    path = location(root_uri) / relpath
     try:
         return path.read_bytes()
+    except StorageError:
+        raise
     except OSError as error:
         raise _unreadable(path, error) from error
 
 
-def write_atomic(path: str | Path, data: bytes, token: str | None = None) -> None:
+def write_atomic(path: str | Location, data: bytes, token: str | None = None) -> None:
     """Write a file so that it is either whole or absent, replacing an older one.
 
     Locally the bytes go to `<path>.tmp-<token>`, are flushed to disk and renamed; in object
@@ -73,10 +69,10 @@ def write_atomic(path: str | Path, data: bytes, token: str | None = None) -> Non
     Raises:
         StorageError: The bytes could not be written; nothing is left behind.
     """
-    if is_remote(path):
-        _remote_put(str(path), data)
+    final = location(path)
+    if isinstance(final, ObjectPath):
+        object_store.put(str(final), data)
         return
-    final = Path(path)
     temporary = temporary_path(final, token)
     try:
         _write_flushed(temporary, data)
@@ -86,9 +82,14 @@ def write_atomic(path: str | Path, data: bytes, token: str | None = None) -> Non
         raise _unwritable(final, error) from error
 
 
-def write_new(path: str | Path, data: bytes) -> bool:
-    """Write a whole local file only if none is there; returns whether this call made it."""
-    final = Path(path)
+def write_new(path: str | Location, data: bytes) -> bool:
+    """Write a whole file only if none is there; returns whether it is there with these bytes now.
+
+    Locally an older file refuses even the same bytes.
+    """
+    final = location(path)
+    if isinstance(final, ObjectPath):
+        return _put_new(final, data)
     temporary = temporary_path(final, None)
     try:
         _write_flushed(temporary, data)
@@ -103,31 +104,75 @@ def write_new(path: str | Path, data: bytes) -> bool:
 
 
 @contextmanager
-def replacing(path: Path, token: str | None = None) -> Iterator[BinaryIO]:
-    """A stream whose bytes become the local file `path`, whole, when the block ends well.
+def replacing(path: Location, token: str | None = None) -> Iterator[BinaryIO]:
+    """A stream whose bytes become the file `path`, whole, when the block ends well.
+
+    For object storage they are collected in a local file first.
 
     Raises:
         StorageError: The bytes could not be written; nothing is left behind.
     """
+    with being_replaced(path, token) as temporary:
+        try:
+            with open(temporary, "wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+        except StorageError:
+            raise
+        except OSError as error:
+            raise _unwritable(path, error) from error
+
+
+@contextmanager
+def being_replaced(path: Location, token: str | None = None) -> Iterator[Path]:
+    """A local file to write, which takes the place of `path`, whole, when the block ends well.
+
+    Beside a local path it is `<path>.tmp-<token>`, renamed at the end; for an object it is a
+    scratch file, uploaded at the end.
+
+    Raises:
+        StorageError: It could not be put in place; nothing is left behind.
+    """
+    if isinstance(path, ObjectPath):
+        with scratch_file(path.name) as temporary:
+            yield temporary
+            object_store.put(str(path), temporary)
+        return
     temporary = temporary_path(path, token)
     try:
-        with open(temporary, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
+        yield temporary
         os.replace(temporary, path)
+    except StorageError:
+        raise
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def remove(path: Path) -> None:
-    """Remove a local file or a whole folder; one that is not there is fine.
+@contextmanager
+def local_file(path: Location) -> Iterator[Path]:
+    """A file on a local disk with the content of `path`, for as long as the block runs."""
+    if not isinstance(path, ObjectPath):
+        yield path
+        return
+    with scratch_file(path.name) as copy:
+        object_store.download(str(path), copy)
+        yield copy
+
+
+def remove(path: Location) -> None:
+    """Remove a file or a whole folder; one that is not there is fine.
 
     Raises:
         StorageError: It could not be removed.
     """
+    if isinstance(path, ObjectPath):
+        for found in path.rglob("*"):
+            found.unlink()
+        path.unlink()
+        return
     try:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -143,6 +188,14 @@ def remove(path: Path) -> None:
 def temporary_path(final: Path, token: str | None) -> Path:
     """`<final>.tmp-<token>`; without a token a random one."""
     return final.with_name(f"{final.name}.tmp-{token or secrets.token_hex(8)}")
+
+
+def _put_new(final: ObjectPath, data: bytes) -> bool:
+    try:
+        object_store.put_if_absent(str(final), data)
+    except object_store.TakenError:
+        return False
+    return True
 
 
 def _write_flushed(path: Path, data: bytes) -> None:
@@ -170,51 +223,16 @@ def _local_range(path: Path, offset: int, size: int) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-@lru_cache(maxsize=64)
-def _store(root_uri: str) -> Any:
-    from obstore.store import from_url
-
-    return from_url(root_uri)
-
-
-def _remote_range(root_uri: str, relpath: str, offset: int, size: int) -> bytes:
-    import obstore
-
-    try:
-        return bytes(obstore.get_range(_store(root_uri), relpath, start=offset, length=size))
-    except (OSError, obstore.exceptions.BaseError) as error:
-        raise _unreadable(f"{root_uri}/{relpath}", error) from error
-
-
-def _remote_bytes(root_uri: str, relpath: str) -> bytes:
-    import obstore
-
-    try:
-        return bytes(obstore.get(_store(root_uri), relpath).bytes())
-    except (OSError, obstore.exceptions.BaseError) as error:
-        raise _unreadable(f"{root_uri}/{relpath}", error) from error
-
-
-def _remote_put(uri: str, data: bytes) -> None:
-    import obstore
-
-    root, _, name = uri.rpartition("/")
-    try:
-        obstore.put(_store(root), name, data)
-    except (OSError, obstore.exceptions.BaseError) as error:
-        raise _unwritable(uri, error) from error
-
-
-def _unreadable(path: Path | str, error: Exception) -> StorageError:
+def _unreadable(path: Location, error: Exception) -> StorageError:
     return StorageError(f"Cannot read {path}: {_reason(error)}.")
 
 
-def _unwritable(path: Path | str, error: Exception) -> StorageError:
+def _unwritable(path: Location, error: Exception) -> StorageError:
     return StorageError(
         f"Cannot write {path}: {_reason(error)}.",
         hint="Check free space and permissions, then rerun the command: it goes on.",
     )
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Any) -> str:
     return getattr(error, "strerror", None) or " ".join(str(error).split())

@@ -6,10 +6,10 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import unquote
 
 from . import storage, tables
+from .locations import Location, location, matches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class Vacuumed:
     versions: tuple[int, ...]
 
 
-def vacuum(path: Path, *, grace_s: float = 0.0) -> Vacuumed:
+def vacuum(path: Location, *, grace_s: float = 0.0) -> Vacuumed:
     """Remove every data file that the newest version does not use.
 
     Args:
@@ -43,7 +43,7 @@ def vacuum(path: Path, *, grace_s: float = 0.0) -> Vacuumed:
     return Vacuumed(num_files=len(dead), num_bytes=num_bytes, versions=versions)
 
 
-def lost_versions(path: Path, names: Iterable[str] | None = None) -> tuple[int, ...]:
+def lost_versions(path: Location, names: Iterable[str] | None = None) -> tuple[int, ...]:
     """Versions that can be opened now and could not be once some files are gone.
 
     Args:
@@ -81,21 +81,21 @@ def spans(numbers: Iterable[int]) -> str:
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in groups)
 
 
-def _dead_files(path: Path, *, grace_s: float) -> Iterator[Path]:
+def _dead_files(path: Location, *, grace_s: float) -> Iterator[Location]:
     live = _names(tables.live_files(tables.open_table(path)))
     logged = {name for name, _, _ in _lives(path)}
     youngest = time.time() - grace_s
-    for file in sorted(path.glob("*.parquet")):
+    for file in matches(path, "*.parquet"):
         is_committed = file.name in logged
         if file.name not in live and (is_committed or file.stat().st_mtime <= youngest):
             yield file
 
 
-def _lives(path: Path) -> list[tuple[str, int, int | None]]:
+def _lives(path: Location) -> list[tuple[str, int, int | None]]:
     """(file, first version with it, first version without it or None) from the whole log."""
     begun: dict[str, int] = {}
     lives: list[tuple[str, int, int | None]] = []
-    for commit in sorted((path / "_delta_log").glob("*.json")):
+    for commit in matches(path / "_delta_log", "*.json"):
         if not commit.stem.isdigit():
             continue
         version = int(commit.stem)
@@ -111,4 +111,4 @@ def _lives(path: Path) -> list[tuple[str, int, int | None]]:
 
 
 def _names(files: Iterable[str]) -> set[str]:
-    return {Path(file).name for file in files}
+    return {location(file).name for file in files}

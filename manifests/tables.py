@@ -9,21 +9,25 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import secrets
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import duckdb
 import pyarrow as pa
 import pyarrow.dataset as pads
-import pyarrow.fs as pafs
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
+from . import object_store
 from .errors import DatasetError, StorageError
+from .locations import Location, ObjectPath, is_remote, location
+from .table_files import filesystem_of
 
 _METADATA_PREFIX = "egodojo."
 # No minima and maxima of columns in the log: nothing reads them, and they would outlive the rows.
@@ -32,6 +36,12 @@ _TABLE_PROPERTIES = {
     "delta.dataSkippingNumIndexedCols": "0",
 }
 _NUM_ATTEMPTS = 20
+# Names one attempt to commit, so that a commit whose answer was lost is known again.
+_ATTEMPT_KEY = "egodojo_attempt"
+_NUM_UNANSWERED = 4
+_COMMITS_AT_ONCE = 16
+
+T = TypeVar("T")
 # delta-rs takes these for URL syntax: it panics or writes somewhere else.
 _UNFIT = "%[]^|\\"
 
@@ -58,7 +68,7 @@ def _database() -> duckdb.DuckDBPyConnection:
     return duckdb.connect(":memory:", config=settings)
 
 
-def check_path(path: Path) -> None:
+def check_path(path: Location) -> None:
     """Refuse dataset paths that delta-rs cannot handle.
 
     Raises:
@@ -73,33 +83,47 @@ def check_path(path: Path) -> None:
             )
 
 
-def create(path: Path, schema: pa.Schema) -> None:
+def create(path: Location, schema: pa.Schema) -> None:
     """Create an empty table; one that is already there is left as it is."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _write_failed(path, error) from error
     try:
-        DeltaTable.create(path, schema, mode="ignore", configuration=dict(_TABLE_PROPERTIES))
+        _patiently(
+            path,
+            lambda: DeltaTable.create(
+                _target(path),
+                schema,
+                mode="ignore",
+                configuration=dict(_TABLE_PROPERTIES),
+                storage_options=_options(path),
+            ),
+        )
     except (DeltaError, OSError) as error:
         if exists(path):  # somebody else created it at the same moment
             return
         raise _write_failed(path, error) from error
 
 
-def exists(path: Path) -> bool:
+def exists(path: Location) -> bool:
     """Whether a table was created at a path."""
+    if isinstance(path, ObjectPath):  # (delta-rs' own question holds the GIL while it waits)
+        return (path / "_delta_log").is_dir()
     return (path / "_delta_log").is_dir() and bool(DeltaTable.is_deltatable(str(path)))
 
 
-def open_table(path: Path, version: int | None = None) -> DeltaTable:
+def open_table(path: Location, version: int | None = None) -> DeltaTable:
     """Open a table at its newest or at a given version.
 
     Raises:
         DatasetError: No such table, or a version that never was or is no longer there.
     """
     try:
-        table = DeltaTable(path, version=version)
+        table = _patiently(
+            path,
+            lambda: DeltaTable(_target(path), version=version, storage_options=_options(path)),
+        )
     except TableNotFoundError as error:
         raise DatasetError(
             f"The table {path.name} is missing at {path}.",
@@ -107,9 +131,24 @@ def open_table(path: Path, version: int | None = None) -> DeltaTable:
         ) from error
     except (DeltaError, OSError) as error:
         raise _lost(path, version, error) from error
-    if version is not None and not all(Path(file).is_file() for file in live_files(table)):
+    if version is not None and not _are_there(path, live_files(table)):
         raise _lost(path, version, None)
     return table
+
+
+def _are_there(folder: Location, files: Sequence[str]) -> bool:
+    if not isinstance(folder, ObjectPath):
+        return all(Path(file).is_file() for file in files)
+    there = {found.name for found in folder.iterdir()} if files else set()
+    return all(location(file).name in there for file in files)
+
+
+def refresh(table: DeltaTable) -> None:
+    """See what others committed since the table was opened."""
+    try:
+        _patiently(_path_of(table), lambda: table.update_incremental())
+    except (DeltaError, OSError) as error:
+        raise _lost(_path_of(table), None, error) from error
 
 
 def append(
@@ -147,7 +186,7 @@ def replace(
     delta-rs' own retries, rows written meanwhile would stay beside the new ones.)
     """
     for _ in range(_NUM_ATTEMPTS):
-        table.update_incremental()
+        refresh(table)
         try:
             given = rows() if callable(rows) else rows
             _write(table, given, "overwrite", metadata, "overwrite", 0)
@@ -176,7 +215,7 @@ def replace_where(
     which pyarrow cannot filter.) Rows that others append meanwhile stay.
     """
     for _ in range(_NUM_ATTEMPTS):
-        table.update_incremental()
+        refresh(table)
         data = dataset_of(table)
         kept = data.scanner(filter=~pads.field(column).isin(list(values))).to_batches()
         batches = itertools.chain(kept, rows.select(data.schema.names).to_batches())
@@ -197,13 +236,18 @@ def compact(table: DeltaTable, *, target_bytes: int | None = None) -> None:
         target_bytes: Files of this size are large enough; default delta-rs' own 100 MB.
     """
     try:
-        table.optimize.compact(target_size=target_bytes)
+        _patiently(_path_of(table), lambda: _compact(table, target_bytes))
     except (DeltaError, OSError) as error:
         raise _write_failed(table, error) from error
 
 
+def _compact(table: DeltaTable, target_bytes: int | None) -> None:
+    table.update_incremental()  # after a lost answer the files may be merged already
+    table.optimize.compact(target_size=target_bytes)
+
+
 def live_files(table: DeltaTable) -> list[str]:
-    """Local paths of the Parquet files that make up a table's version."""
+    """Paths (or URIs) of the Parquet files that make up a table's version."""
     return sorted(unquote(uri).removeprefix("file://") for uri in table.file_uris())
 
 
@@ -224,25 +268,42 @@ def dataset_of(table: DeltaTable, known: pa.Schema | None = None) -> pads.Datase
     if missing:
         schema = pa.schema([*schema, *missing])
     return pads.dataset(
-        live_files(table), schema=schema, format="parquet", filesystem=pafs.LocalFileSystem()
+        live_files(table),
+        schema=schema,
+        format="parquet",
+        filesystem=filesystem_of(table.table_uri),
     )
 
 
-def metadata_of(path: Path, version: int) -> dict[str, str]:
+def metadata_of(path: Location, version: int) -> dict[str, str]:
     """Metadata of the newest commit up to `version` that carries any; {} when none does."""
-    for number in range(version, -1, -1):
-        found = _commit_metadata(path / "_delta_log" / f"{number:020d}.json")
-        if found:
-            return found
-    return {}
+    return next((found for info in _commits(path, version) if (found := _named(info))), {})
 
 
-def _commit_metadata(commit: Path) -> dict[str, str]:
-    if not commit.is_file():
+def _commits(path: Location, version: int) -> Iterator[dict[str, Any]]:
+    """What each commit says of itself, newest first; of objects several are asked for at once."""
+    log = path / "_delta_log"
+    commits = [log / f"{number:020d}.json" for number in range(version, -1, -1)]
+    if not is_remote(path):
+        yield from map(_commit_info, commits)
+        return
+    with ThreadPoolExecutor(_COMMITS_AT_ONCE) as pool:
+        for first in range(0, len(commits), _COMMITS_AT_ONCE):
+            yield from pool.map(_commit_info, commits[first : first + _COMMITS_AT_ONCE])
+
+
+def _commit_info(commit: Location) -> dict[str, Any]:
+    try:
+        text = commit.read_text(encoding="utf-8")
+    except FileNotFoundError:
         return {}
-    actions = (json.loads(line) for line in commit.read_text(encoding="utf-8").splitlines())
+    actions = (json.loads(line) for line in text.splitlines())
     infos = (action["commitInfo"] for action in actions if "commitInfo" in action)
     info: dict[str, Any] = next(infos, {})
+    return info
+
+
+def _named(info: Mapping[str, Any]) -> dict[str, str]:
     return {
         key.removeprefix(_METADATA_PREFIX): str(value)
         for key, value in info.items()
@@ -259,10 +320,13 @@ def _write(
     num_retries: int,
 ) -> None:
     named = {f"{_METADATA_PREFIX}{key}": value for key, value in (metadata or {}).items()}
-    properties = CommitProperties(custom_metadata=named, max_commit_retries=num_retries)
     path = _path_of(table)
+    if isinstance(path, ObjectPath):
+        _write_object(table, rows, mode, named, schema_mode, num_retries)
+        return
     if not os.access(path, os.W_OK | os.X_OK):  # delta-rs would say so in the midst of a panic
         raise _write_failed(table, PermissionError(f"{path} may not be written to"))
+    properties = CommitProperties(custom_metadata=named, max_commit_retries=num_retries)
     try:
         write_deltalake(
             table,
@@ -277,8 +341,73 @@ def _write(
         raise _write_failed(table, error) from error
 
 
-def _path_of(table: DeltaTable) -> Path:
-    return Path(unquote(table.table_uri).removeprefix("file://"))
+def _patiently(path: Location, action: Callable[[], T]) -> T:
+    """Do what may be done twice, again when delta-rs gave up on an answer that was cut off."""
+    if not is_remote(path):
+        return action()
+    for attempt in range(_NUM_UNANSWERED):
+        try:
+            return action()
+        except (DeltaError, OSError) as error:
+            if not object_store.may_pass(error):
+                raise
+            object_store.pause(attempt, str(path), error)
+    return action()
+
+
+def _write_object(
+    table: DeltaTable,
+    rows: pa.Table | pa.RecordBatchReader,
+    mode: Any,
+    named: Mapping[str, str],
+    schema_mode: Any,
+    num_retries: int,
+) -> None:
+    """Commit over a network: a commit whose answer was lost is looked for, never assumed."""
+    attempt = secrets.token_hex(8)
+    before = table.version()
+    properties = CommitProperties(
+        custom_metadata={**named, _ATTEMPT_KEY: attempt}, max_commit_retries=num_retries
+    )
+    for again in range(_NUM_UNANSWERED, -1, -1):
+        try:
+            write_deltalake(
+                table, rows, mode=mode, schema_mode=schema_mode, commit_properties=properties
+            )
+            return
+        except (DeltaError, OSError) as error:
+            if _has_happened(table, before, attempt):
+                return
+            is_conflict = isinstance(error, CommitFailedError)
+            if is_conflict and not object_store.is_outage(error):
+                raise
+            if not again or not object_store.may_pass(error):
+                raise _write_failed(table, error) from error
+            if isinstance(rows, pa.RecordBatchReader):  # it is used up: the caller makes another
+                raise CommitFailedError(str(error)) from error
+
+
+def _has_happened(table: DeltaTable, before: int, attempt: str) -> bool:
+    """Whether a commit of this attempt is in the log; `table` then stands behind it."""
+    refresh(table)
+    commits = zip(
+        range(table.version(), before, -1),
+        _commits(_path_of(table), table.version()),
+        strict=False,
+    )
+    return any(info.get(_ATTEMPT_KEY) == attempt for _, info in commits)
+
+
+def _target(path: Location) -> Path | str:
+    return str(path) if isinstance(path, ObjectPath) else path
+
+
+def _options(path: Location) -> dict[str, str] | None:
+    return object_store.delta_options() if is_remote(path) else None
+
+
+def _path_of(table: DeltaTable) -> Location:
+    return location(unquote(table.table_uri).removeprefix("file://"))
 
 
 def _conflict(table: DeltaTable) -> ConflictError:
@@ -288,7 +417,9 @@ def _conflict(table: DeltaTable) -> ConflictError:
     )
 
 
-def _lost(path: Path, version: int | None, error: Exception | None) -> DatasetError:
+def _lost(path: Location, version: int | None, error: Exception | None) -> DatasetError:
+    if error is not None and is_remote(path) and object_store.is_outage(error):
+        return object_store.in_words("read", str(path), error)
     if version is None:
         why = " ".join(str(error).split())
         return DatasetError(f"The table {path.name} at {path} cannot be read: {why}")
@@ -298,8 +429,10 @@ def _lost(path: Path, version: int | None, error: Exception | None) -> DatasetEr
     )
 
 
-def _write_failed(table: DeltaTable | Path, error: Exception) -> StorageError:
-    path = table if isinstance(table, Path) else _path_of(table)
+def _write_failed(table: DeltaTable | Location, error: Exception) -> StorageError:
+    path = _path_of(table) if isinstance(table, DeltaTable) else table
+    if is_remote(path):
+        return object_store.in_words("write", str(path), error)
     why = " ".join(str(error).split())
     return StorageError(
         f"Cannot write the table {path.name} at {path}: {why}",

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .cli_support import emit, output_options
+from .cli_support import LOCATION, emit, output_options
 from .errors import UsageError
+from .locations import Location
 
 if TYPE_CHECKING:
     from .compaction import CompactedTable
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 _NOTHING = "No clip matches; nothing was deleted."
 
-_dataset = click.argument("dataset", type=click.Path(path_type=Path))
+_dataset = click.argument("dataset", type=LOCATION)
 
 
 @click.command(epilog="Example: egodojo manifest join DATASET --columns ratings.csv --name ratings")
@@ -42,7 +43,7 @@ _dataset = click.argument("dataset", type=click.Path(path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Match and check only, write nothing.")
 @output_options
 def join(
-    dataset: Path,
+    dataset: Location,
     file: Path,
     name: str,
     min_overlap: float,
@@ -74,7 +75,7 @@ def join(
 @click.option("--dry-run", is_flag=True, help="Only name the versions a vacuum would lose.")
 @output_options
 def compact(
-    dataset: Path, vacuum: bool, yes: bool, dry_run: bool, as_json: bool, quiet: bool
+    dataset: Location, vacuum: bool, yes: bool, dry_run: bool, as_json: bool, quiet: bool
 ) -> None:
     """Merge the small files of every table; no row changes, older versions stay readable."""
     from .compaction import compact as merge
@@ -109,7 +110,9 @@ def compact(
 @click.option("--yes", is_flag=True, help="Yes, for good.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @output_options
-def delete(dataset: Path, where: str, yes: bool, dry_run: bool, as_json: bool, quiet: bool) -> None:
+def delete(
+    dataset: Location, where: str, yes: bool, dry_run: bool, as_json: bool, quiet: bool
+) -> None:
     """Delete clips for good: bytes, rows, scores, latents; a rerun finishes a killed one."""
     from .dataset import Dataset
     from .deletion import delete as delete_clips

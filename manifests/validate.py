@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 from .action_vector import LATENT_WIDTH
 from .deletion import journal_path
 from .errors import EgodojoError
+from .locations import Location, below, matches
 from .records import UNIT_STATES
 from .shard_index import INDEX_SUFFIX, ClipIndex, ShardIndex
 from .views import quoted
@@ -172,7 +172,7 @@ def _shard_problems(dataset: Dataset) -> Iterator[Problem]:
     yield from _unknown_shards(dataset, {unit["shard"] for unit in units})
 
 
-def _tar_problem(tar: Path, unit: dict[str, Any]) -> Problem | None:
+def _tar_problem(tar: Location, unit: dict[str, Any]) -> Problem | None:
     if not tar.is_file():
         return Problem(kind="shard_missing", where=tar.name, detail=f"{tar} is not there")
     num_bytes = tar.stat().st_size
@@ -180,7 +180,7 @@ def _tar_problem(tar: Path, unit: dict[str, Any]) -> Problem | None:
         detail = f"{num_bytes} bytes instead of {unit['shard_bytes']}"
         return Problem(kind="shard_size", where=tar.name, detail=detail)
     sha = hashlib.sha256()
-    with open(tar, "rb") as stream:
+    with tar.open("rb") as stream:
         while chunk := stream.read(_CHUNK_BYTES):
             sha.update(chunk)
     if sha.hexdigest() != unit["shard_sha256"]:
@@ -189,7 +189,7 @@ def _tar_problem(tar: Path, unit: dict[str, Any]) -> Problem | None:
     return None
 
 
-def _index_problems(dataset: Dataset, tar: Path, unit: dict[str, Any]) -> Iterator[Problem]:
+def _index_problems(dataset: Dataset, tar: Location, unit: dict[str, Any]) -> Iterator[Problem]:
     path = tar.with_suffix(INDEX_SUFFIX)
     try:
         index = ShardIndex.read(path)
@@ -202,7 +202,7 @@ def _index_problems(dataset: Dataset, tar: Path, unit: dict[str, Any]) -> Iterat
     for clip_id in sorted(wanted ^ listed):
         what = "is not in the index" if clip_id in wanted else "is in the index only"
         yield Problem(kind="index_clip", where=path.name, detail=f"clip {clip_id} {what}")
-    with open(tar, "rb") as stream:
+    with tar.open("rb") as stream:
         for clip_id in sorted(wanted & listed):
             for suffix in _wrong_checksums(stream, index.row(clip_id)):
                 detail = f"a checksum of {clip_id}.{suffix} does not fit the tar"
@@ -231,7 +231,7 @@ def _group_checksums(data: bytes, clip: ClipIndex) -> list[int]:
 def _unknown_shards(dataset: Dataset, known: set[str]) -> Iterator[Problem]:
     pending = {unit.shard for unit in dataset.pending_units()}
     folder = dataset.path / "shards"
-    for path in sorted(folder.iterdir() if folder.is_dir() else ()):
+    for path in matches(folder, "*"):
         name = path.name.partition(".")[0]
         if ".tmp-" not in path.name and name not in known and name not in pending:
             detail = "no unit of work names it; it can be removed"
@@ -239,13 +239,13 @@ def _unknown_shards(dataset: Dataset, known: set[str]) -> Iterator[Problem]:
 
 
 def _latent_problems(dataset: Dataset) -> Iterator[Problem]:
-    metas = sorted((dataset.path / "latents").glob("*/step-*/meta.json"))
+    metas = matches(dataset.path / "latents", "*/step-*/meta.json")
     if not metas:
         return
     rows = dataset.sql("SELECT clip_id, shard, num_frames FROM clips WHERE gate IS NULL")
     clips = {row["clip_id"]: row for row in rows.to_pylist()}
     for meta in metas:
-        where = str(meta.relative_to(dataset.path))
+        where = below(meta, dataset.path)
         try:
             step = int(meta.parent.name.removeprefix("step-"))
             every = int(json.loads(meta.read_text(encoding="utf-8")).get("every", 1))
@@ -253,8 +253,8 @@ def _latent_problems(dataset: Dataset) -> Iterator[Problem]:
             yield Problem(kind="latents", where=where, detail=f"cannot be read: {error}")
             continue
         seen: set[str] = set()
-        for path in sorted(meta.parent.glob("*.rows.parquet")):
-            where = str(path.relative_to(dataset.path))
+        for path in matches(meta.parent, "*.rows.parquet"):
+            where = below(path, dataset.path)
             try:
                 for detail in _rows_problems(path, clips, seen, step=step, every=every):
                     yield Problem(kind="latents", where=where, detail=detail)
@@ -263,11 +263,11 @@ def _latent_problems(dataset: Dataset) -> Iterator[Problem]:
 
 
 def _rows_problems(
-    path: Path, clips: dict[str, dict[str, Any]], seen: set[str], *, step: int, every: int
+    path: Location, clips: dict[str, dict[str, Any]], seen: set[str], *, step: int, every: int
 ) -> Iterator[str]:
     next_row = 0
     shard = path.name.partition(".")[0]
-    for row in pq.read_table(path, partitioning=None).to_pylist():
+    for row in pq.read_table(pa.BufferReader(path.read_bytes()), partitioning=None).to_pylist():
         clip_id, clip = row["clip_id"], clips.get(row["clip_id"])
         if clip is None or clip["shard"] != shard:
             yield f"clip {clip_id} is not in {shard}"

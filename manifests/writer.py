@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -164,7 +165,8 @@ class Writer:
 
     def _remove_temporary(self, is_dead: Callable[[str], bool]) -> None:
         for folder in (self._dataset.path, self._dataset.path / "shards"):
-            for file in folder.iterdir():
+            # (A put to object storage leaves none.)
+            for file in folder.iterdir() if isinstance(folder, Path) else ():
                 found = _TEMPORARY.match(file.name)
                 if found and is_dead(found[1]):
                     file.unlink(missing_ok=True)

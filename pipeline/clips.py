@@ -6,14 +6,13 @@ import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import SampleError
 from manifests.shard_index import INDEX_SUFFIX, ClipIndex, ShardIndex
-from manifests.storage import read_bytes, read_range
+from manifests.storage import Location, read_bytes, read_range
 
 from .video import decode_packets
 
@@ -33,11 +32,11 @@ class ClipReader:
     (13, 480, 640, 3)
     """
 
-    def __init__(self, dataset_path: Path | str) -> None:
+    def __init__(self, dataset_path: Location | str) -> None:
         self._root = dataset_path
         self._index = lru_cache(maxsize=_NUM_OPEN_INDEXES)(self._read_index)
 
-    def __reduce__(self) -> tuple[type[ClipReader], tuple[Path | str]]:
+    def __reduce__(self) -> tuple[type[ClipReader], tuple[Location | str]]:
         return ClipReader, (self._root,)
 
     def num_frames(self, shard: str, clip_id: str) -> int:

@@ -1,4 +1,6 @@
-"""A folder that one process at a time writes: an advisory lock that ends with the process."""
+"""A folder that one process at a time writes: an advisory lock that ends with the process.
+
+In object storage, which knows no such locks, it is one like `runs/LOCK`."""
 
 from __future__ import annotations
 
@@ -6,13 +8,14 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from manifests.errors import LockedError
+from manifests.lock import acquire_at
+from manifests.storage import Location, ObjectPath
 
 
 @contextmanager
-def file_lock(path: Path, *, what: str, hint: str) -> Iterator[None]:
+def file_lock(path: Location, *, what: str, hint: str) -> Iterator[None]:
     """Hold `path` for the length of the block, or say at once who does.
 
     Args:
@@ -23,6 +26,13 @@ def file_lock(path: Path, *, what: str, hint: str) -> Iterator[None]:
     Raises:
         LockedError: Another process holds it.
     """
+    if isinstance(path, ObjectPath):
+        lock = acquire_at(path, what)
+        try:
+            yield
+        finally:
+            lock.release()
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         try:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from manifests.dataset import Dataset
 from manifests.errors import DatasetError
 from manifests.lock import locked
 from manifests.shard_index import ShardIndex
+from manifests.storage import Location
 
 from .progress import Progress
 from .shards import index_path, rebuild_index
+
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +44,7 @@ class ReindexReport:
 
 
 def reindex(
-    path: Path | str, *, command: str = "egodojo manifest reindex", quiet: bool = False
+    path: Location | str, *, command: str = "egodojo manifest reindex", quiet: bool = False
 ) -> ReindexReport:
     """Check the index of every committed shard against its tar and write those that are wrong.
 
@@ -75,13 +77,15 @@ def reindex(
     return ReindexReport(num_shards=len(units), mended=tuple(mended), failed=tuple(failed))
 
 
-def _mend(tar: Path, unit: dict[str, Any], token: str) -> str | None:
+def _mend(tar: Location, unit: dict[str, Any], token: str) -> str | None:
     """Write a shard's index when it is not right; says what was wrong with the old one."""
     if not tar.is_file():
         raise DatasetError(f"{tar} is not there.")
-    with open(tar, "rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if digest != unit["shard_sha256"]:
+    sha = hashlib.sha256()
+    with tar.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            sha.update(chunk)
+    if sha.hexdigest() != unit["shard_sha256"]:
         raise DatasetError(f"The bytes of {tar} are not those that were committed.")
     wanted = rebuild_index(tar)
     reason = _fault(index_path(tar), wanted)
@@ -90,7 +94,7 @@ def _mend(tar: Path, unit: dict[str, Any], token: str) -> str | None:
     return reason
 
 
-def _fault(path: Path, wanted: ShardIndex) -> str | None:
+def _fault(path: Location, wanted: ShardIndex) -> str | None:
     if not path.is_file():
         return "missing"
     try:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 
 import click
 
-from manifests.cli_support import emit, output_options
+from manifests.cli_support import LOCATION, emit, output_options
 from manifests.errors import EXIT_FAILED
+from manifests.locations import Location
 
 
 @click.command(epilog="Example: egodojo manifest reindex DATASET")
-@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("dataset", type=LOCATION)
 @output_options
-def reindex(dataset: Path, as_json: bool, quiet: bool) -> None:
+def reindex(dataset: Location, as_json: bool, quiet: bool) -> None:
     """Rebuild missing or damaged shard indexes from the tars; exit 1 when a tar is damaged."""
     from .reindex import reindex as mend
 

@@ -7,13 +7,13 @@ import os
 import tarfile
 import zlib
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 
 from manifests.errors import DatasetError, StorageError
 from manifests.shard_index import INDEX_SUFFIX, ClipIndex, Member, ShardIndex
-from manifests.storage import temporary_path
+from manifests.storage import Location, being_replaced, location
 
 from .mp4 import Mp4Index, index_mp4
 
@@ -36,8 +36,12 @@ class ShardInfo:
     num_clips: int
 
 
+class _Discarded(Exception):
+    """What was written is not to be put in place."""
+
+
 class ShardWriter:
-    """Writes one tar and its index under temporary names, then renames both.
+    """Writes one tar and its index under temporary names, then renames (or uploads) both.
 
     Used as a context manager it leaves nothing behind when the block fails.
 
@@ -50,9 +54,10 @@ class ShardWriter:
     ...     info = shard.finish()
     """
 
-    def __init__(self, path: Path | str, token: str | None = None) -> None:
-        self.path, self._token = Path(path), token
-        self._temporary = temporary_path(self.path, token)
+    def __init__(self, path: Location | str, token: str | None = None) -> None:
+        self.path, self._token = location(path), token
+        self._placing = ExitStack()
+        self._temporary = self._placing.enter_context(being_replaced(self.path, token))
         self._clips: list[ClipIndex] = []
         self._seen: set[str] = set()
         self._sha256 = hashlib.sha256()
@@ -60,6 +65,7 @@ class ShardWriter:
         try:
             self._file = open(self._temporary, "wb")  # noqa: SIM115  (closed by finish, discard)
         except OSError as error:
+            self._placing.__exit__(type(error), error, None)
             raise _unwritable(self.path, error) from error
 
     def add(self, clip_id: str, members: Mapping[str, bytes], mp4_index: Mp4Index) -> None:
@@ -87,7 +93,9 @@ class ShardWriter:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
-            os.replace(self._temporary, self.path)
+            self._placing.close()
+        except StorageError:
+            raise
         except OSError as error:
             self.discard()
             raise _unwritable(self.path, error) from error
@@ -101,7 +109,7 @@ class ShardWriter:
     def discard(self) -> None:
         """Remove what was written, unless it is finished."""
         self._file.close()
-        self._temporary.unlink(missing_ok=True)
+        self._placing.__exit__(_Discarded, _Discarded(), None)
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -134,13 +142,13 @@ class ShardWriter:
         self._num_bytes += len(data)
 
 
-def index_path(tar_path: Path | str) -> Path:
+def index_path(tar_path: Location | str) -> Location:
     """Return the path of a tar's index."""
-    path = Path(tar_path)
+    path = location(tar_path)
     return path.with_name(path.name.removesuffix(".tar") + INDEX_SUFFIX)
 
 
-def rebuild_index(tar_path: Path | str) -> ShardIndex:
+def rebuild_index(tar_path: Location | str) -> ShardIndex:
     """Make a tar's index anew from the tar alone; equal to the one written with it.
 
     Raises:
@@ -149,7 +157,10 @@ def rebuild_index(tar_path: Path | str) -> ShardIndex:
     members: dict[str, list[Member]] = {}
     tables: dict[str, Mp4Index] = {}
     try:
-        with tarfile.open(tar_path, "r:") as tar:
+        with (
+            location(tar_path).open("rb") as stream,
+            tarfile.open(fileobj=stream, mode="r:") as tar,
+        ):
             for info in tar:
                 clip_id, _, suffix = info.name.partition(".")
                 file = tar.extractfile(info)
@@ -166,6 +177,8 @@ def rebuild_index(tar_path: Path | str) -> ShardIndex:
             _clip_index(clip_id, tuple(written), tables[clip_id])
             for clip_id, written in members.items()
         ]
+    except StorageError:
+        raise
     except OSError as error:
         raise StorageError(f"{tar_path} cannot be read: {error.strerror or error}.") from error
     except (tarfile.TarError, ValueError, KeyError, IndexError) as error:
@@ -194,7 +207,7 @@ def _rank(suffix: str) -> int:
     return _FIRST_SUFFIXES.index(suffix) if suffix in _FIRST_SUFFIXES else len(_FIRST_SUFFIXES)
 
 
-def _unwritable(path: Path, error: OSError) -> StorageError:
+def _unwritable(path: Location, error: OSError) -> StorageError:
     return StorageError(
         f"{path} cannot be written: {error.strerror or error}.",
         hint="Free disk space or fix the permissions, then run the same command again.",

@@ -54,3 +54,12 @@ def cli(monkeypatch: pytest.MonkeyPatch) -> Callable[..., SimpleNamespace]:
         return SimpleNamespace(exit_code=exit_code, stdout=stdout.decode(), stderr=stderr.decode())
 
     return call
+
+
+@pytest.fixture(scope="session")
+def s3_port() -> Iterator[int]:
+    """One S3 API server for the whole test session; every test makes a bucket of its own."""
+    from object_storage import s3_server
+
+    with s3_server() as port:
+        yield port

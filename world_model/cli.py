@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import click
 
-from manifests.cli_support import emit, output_options
+from manifests.cli_support import LOCATION, emit, output_options
+from manifests.locations import Location
 
 
 @click.group()
@@ -88,7 +89,7 @@ def pretrain(
 @click.option(
     "--sample", type=click.IntRange(min=0), default=0, show_default=True, help="Which sample of it."
 )
-@click.option("--dataset", type=click.Path(path_type=Path), help="Instead: the dataset of --clip.")
+@click.option("--dataset", type=LOCATION, help="Instead: the dataset of --clip.")
 @click.option("--clip", "clip_id", help="Instead: one clip by its id.")
 @click.option(
     "--out",
@@ -118,7 +119,7 @@ def rollout(
     run: Path,
     mixture: str | None,
     sample: int,
-    dataset: Path | None,
+    dataset: Location | None,
     clip_id: str | None,
     out: Path,
     chunks: int,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from manifests.config import load_config, read_yaml
 from manifests.errors import ConfigError, EgodojoError
+from manifests.locations import Location
 from manifests.mixture import MixtureSpec, SourceSpec
 from manifests.mixture.plan import Sample
 from pipeline.training.run_folder import CONFIG_NAME
@@ -69,7 +70,7 @@ def load_model(folder: Path) -> tuple[WorldModel, VideoTokenizer]:
     return WorldModel.from_pretrained(model_dir), tokenizer
 
 
-def clip_mixture(run: Path, *, dataset: Path, clip_id: str) -> MixtureSpec:
+def clip_mixture(run: Path, *, dataset: Location, clip_id: str) -> MixtureSpec:
     """A mixture of one clip, cut as in the mixture that the run was trained on.
 
     Raises:

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from html import escape
 from importlib import resources
 from os.path import commonpath
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from string import Template
 from typing import Any
 
 from manifests.dataset import Dataset
 from manifests.markup import amount_bar, clock, code, length, plural, share_bar, style, table
-from manifests.storage import write_atomic
+from manifests.storage import Location, location, write_atomic
 from pipeline.clips import ClipReader
 from pipeline.progress import Progress
 
@@ -35,7 +35,7 @@ STYLE = "page.css"
 SCRIPTS = ("decide.js", "page.js")
 
 
-def write_preview(dataset: Dataset, out: Path | None = None, *, quiet: bool = True) -> Path:
+def write_preview(dataset: Dataset, out: Location | None = None, *, quiet: bool = True) -> Location:
     """Write the page and return its path; an older one is replaced.
 
     Args:
@@ -47,7 +47,7 @@ def write_preview(dataset: Dataset, out: Path | None = None, *, quiet: bool = Tr
         >>> write_preview(Dataset.open("DATASET"))  # doctest: +SKIP
         PosixPath('DATASET/preview/index.html')
     """
-    page = Path(out) if out is not None else dataset.path / "preview" / "index.html"
+    page = location(out) if out is not None else dataset.path / "preview" / "index.html"
     facts = collect(dataset)
     tiles = TileMaker(
         reader=ClipReader(dataset.path),

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from manifests.errors import ConfigError
+from manifests.errors import ConfigError, UsageError
 
 from .egodex import is_egodex, pose_file
 from .lerobot import INFO, MODALITY, LeRobotFolder, open_lerobot
@@ -137,6 +137,24 @@ def list_lerobot(folder: str, layout: Layout, cameras: Sequence[str], uri_of: Ur
         num_other=_count_videos(opened) - len(refs),
         num_missing=num_missing,
     )
+
+
+def refuse_layouts(folder: str, uris: Sequence[str], layout: str) -> None:
+    """Refuse to take a published layout in object storage for plain files without a word.
+
+    Raises:
+        UsageError: Names the file that marks it.
+    """
+    if layout == "folder":
+        return
+    videos = {os.path.splitext(uri)[0] for uri in uris if uri.lower().endswith(".mp4")}
+    for uri in uris:
+        stem, suffix = os.path.splitext(uri)
+        if uri.endswith(f"/{INFO}") or (suffix == ".hdf5" and stem in videos):
+            raise UsageError(
+                f"{folder} holds {uri}: layouts other than plain folders are read from a disk.",
+                hint="Copy it to a disk, or take its videos alone with --layout folder.",
+            )
 
 
 def check_columns(listings: Sequence[Listing], action_names: Sequence[str] | None) -> None:

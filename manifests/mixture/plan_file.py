@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..errors import DatasetError
+from ..locations import location
 
 FORMAT_VERSION = 1
 CLIP_ID_BYTES = 12
@@ -86,8 +87,8 @@ def check_shards(source: str, dataset: str, shards: Sequence[str]) -> None:
     Raises:
         DatasetError: The dataset's folder or a shard is gone.
     """
-    folder = Path(dataset) / "shards"
-    present = set(os.listdir(folder)) if folder.is_dir() else set()
+    folder = location(dataset) / "shards"
+    present = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
     wanted = [f"{shard}{suffix}" for shard in shards for suffix in (".tar", ".idx.parquet")]
     missing = [name for name in wanted if name not in present]
     if missing:

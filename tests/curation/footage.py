@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from manifests.dataset import Dataset
+from manifests.locations import Location, matches
 from pipeline.testing import make_video
 
 SMALL: dict[str, Any] = {"width": 160, "height": 120, "fps": 15}
@@ -29,7 +30,7 @@ def make_footage(folder: Path) -> Path:
     return folder
 
 
-def dataset_contents(path: Path) -> dict[str, Any]:
+def dataset_contents(path: Location | str) -> dict[str, Any]:
     """Rows of all tables as sorted text, digests of all shard files."""
     dataset = Dataset.open(path)
     names = ("videos", "plan", "units", "clips", "decisions")
@@ -37,6 +38,6 @@ def dataset_contents(path: Path) -> dict[str, Any]:
         name: sorted(repr(sorted(row.items())) for row in dataset.table(name).to_pylist())
         for name in names
     }
-    for file in sorted((path / "shards").iterdir()):
+    for file in matches(dataset.path / "shards", "*"):
         found[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
     return found

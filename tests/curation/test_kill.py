@@ -18,6 +18,7 @@ from pipeline.testing import make_video
 KILLER = """
 import importlib, os, signal, sys
 from curation.curate import CurateRequest, curate, prepare
+from manifests.storage import location
 inputs, out, target, when, count, *sets = sys.argv[1:]
 module, _, name = target.partition(":")
 owner = importlib.import_module(module)
@@ -38,8 +39,7 @@ def deadly(*args, **kwargs):
 
 setattr(owner, last, deadly)
 request = CurateRequest(
-    inputs=(inputs,), out=__import__("pathlib").Path(out), sets=tuple(sets), engine="inline",
-    quiet=True,
+    inputs=(inputs,), out=location(out), sets=tuple(sets), engine="inline", quiet=True
 )
 curate(prepare(request))
 """

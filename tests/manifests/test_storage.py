@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from manifests import storage
+from manifests import object_store, storage
 from manifests.errors import StorageError
 
 
@@ -22,7 +22,7 @@ def test_the_same_through_object_storage(monkeypatch: pytest.MonkeyPatch) -> Non
     from obstore.store import MemoryStore
 
     store = MemoryStore()
-    monkeypatch.setattr(storage, "_store", lambda root: store)
+    monkeypatch.setattr(object_store, "_store", lambda root: store)
     storage.write_atomic("s3://bucket/data/a", b"0123456789")
     store_root = "s3://bucket/data"
     assert storage.read_range(store_root, "a", 2, 3) == b"234"
