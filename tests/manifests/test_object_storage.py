@@ -127,6 +127,7 @@ def test_a_storage_that_ignores_conditions_is_refused(
     assert not location(f"{bucket}/ds/runs/LOCK").is_file()
 
 
+@pytest.mark.slow
 def test_commits_whose_answers_are_lost_are_made_once(
     s3_port: int, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
