@@ -335,17 +335,23 @@ def test_the_rule_keeps_the_best_that_other_rules_keep(tmp_path: Path) -> None:
 
 
 def scene(path: Path, *, width: int, height: int, seed: int, **options: Any) -> Path:
-    """Film a `footage`, with `skip` frames left out at the start and `flip` for a mirror."""
+    """Film a `footage`, with `skip` frames left out at the start and `flip` for a mirror.
+
+    A standing pattern lies over it, or slow changes all over would be taken for a dissolve.
+    """
     fps, skip, flip = options.get("fps", 15), options.get("skip_s", 0.0), options.get("flip", False)
     steps = footage(seed, 5.0).reshape(-1, 6, 8).astype(np.float64)
+    signs = np.random.default_rng(seed).choice([-45.0, 45.0], (6, 8))
+    pattern = np.kron(signs, np.array([[1, -1], [-1, 1]]))
 
     def frames() -> Any:
         for number in range(round(skip * fps), round(4.5 * fps)):
             at = number / fps * 4
             low = int(at)
             field = steps[low] + (at - low) * (steps[low + 1] - steps[low])
-            picture = np.kron(field, np.ones((height // 6, width // 8)))[..., None]
-            picture = np.repeat(picture, 3, axis=2).astype(np.uint8)
+            field = np.kron(field, np.ones((2, 2))) + pattern
+            picture = np.kron(field, np.ones((height // 12, width // 16)))[..., None]
+            picture = np.repeat(picture.clip(0, 255), 3, axis=2).astype(np.uint8)
             yield np.ascontiguousarray(picture[:, ::-1] if flip else picture)
 
     write_video(path, frames(), fps, crf=options.get("crf", 18))

@@ -43,8 +43,8 @@ def measure(pictures: list[SmallPicture], fps: float = 30.0) -> dict[str, float]
 
 def test_every_measure_is_documented_and_none_is_missing() -> None:
     taken = set(ClipMeasures().row(end_s=0.0))
-    others = {"source_width_px", "source_height_px", "fingerprint_luma"}
-    assert set(MEASURES) == taken | others
+    assert taken < set(MEASURES)
+    assert all(measure.unit and measure.description for measure in MEASURES.values())
 
 
 def test_an_empty_or_single_frame_clip_has_null_not_nan() -> None:
