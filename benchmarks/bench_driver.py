@@ -9,8 +9,8 @@ commit costs the same at the end as at the beginning, within a half. `decide` ho
 clip, and may grow by 1 kB a clip.
 
 Found: without merging the tables' files, each commit cost 0.1 ms and 0.1 MB more than the one
-before, for ever. Merged every 100 units the cost starts anew (it doubles in between), and the peak
-is that of the merge, about 110 MB above a short run.
+before, for ever. Merged every 100 units the cost no longer adds up, but the bars above are missed:
+1.8x for a commit and 1.5x for the peak at 1e5 clips, which is about 110 MB above a short run.
 """
 
 from __future__ import annotations
