@@ -68,28 +68,22 @@ def no_page(dataset: Dataset) -> Path:
 
 
 def measured(job: dict[str, Any]) -> dict[str, Any]:
-    """Cuts and all measures, without a clip being encoded: no frame lies in a wanted span."""
+    """Cuts and all measures, without a clip being encoded."""
     out = Path(job["out"])
     settings = prepare(CurateRequest(inputs=(job["video"],), out=out)).settings
     task = ProbeTask(uris=(job["video"],), source="bench", embodiment="unknown")
     (row,) = probe_inputs(task)
-    worker = MeasureOnly(
+    worker = PartWorker(
         part=Part(uri=row["uri"], video_id=row["video_id"]),
         video=row,
         settings=settings,
         action_names=(),
         unit_id="",
         sink=Sink(None, name="none", token="bench"),
+        is_trial=True,
     )
     rows = worker.run()
     return {"num_frames": sum(found["num_frames"] for found in rows), "num_clips": len(rows)}
-
-
-class MeasureOnly(PartWorker):
-    """A part of which nothing is wanted, as a sidecar without spans would say."""
-
-    def _read_sidecars(self, path: Path) -> tuple[Any, None]:
-        return (), None
 
 
 def written(dataset: Path) -> dict[str, Any]:
