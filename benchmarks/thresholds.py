@@ -27,6 +27,7 @@ ANCHORS = {
     "blurred": (0.1, "noise below one step of the coded picture is all that is left"),
     "static": (0.001, "one block in a thousand changes: sensor noise"),
     "stills": (1.0, "one picture from end to end"),
+    "damaged": (1.0, "no frame comes out whole"),
 }
 """Per rule, the value of its measure when the fault is complete, and why."""
 
