@@ -140,6 +140,7 @@ class PartWorker:
         sink: Takes the written clips.
         is_trial: Only measure: the same rows with measures from pictures scaled in one step, no
             encoding, nothing for the sink.
+        encodes: False makes the same rows without writing the clips that pass the gates.
     """
 
     def __init__(
@@ -152,9 +153,10 @@ class PartWorker:
         unit_id: str,
         sink: Sink,
         is_trial: bool = False,
+        encodes: bool = True,
     ) -> None:
         self._part, self._video, self._settings = part, video, settings
-        self._is_trial = is_trial
+        self._is_trial, self._encodes = is_trial, encodes and not is_trial
         self._action_names, self._unit_id, self._sink = action_names, unit_id, sink
         self._stage = "open"
         self._clip: _OpenClip | None = None
@@ -306,7 +308,7 @@ class PartWorker:
 
     def _open(self, frame: _Waiting, edge: Edge) -> _OpenClip:
         encoder = None
-        if self._gate_of_edge(edge) is None and not self._is_trial:
+        if self._gate_of_edge(edge) is None and self._encodes:
             encoder = ClipEncoder(self._settings.encode, self._facts.fps, self._facts.time_base)
         return _OpenClip(
             edge=edge,

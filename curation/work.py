@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import traceback
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from manifests.records import WORKER_DIED_STAGE, UnitProblem
@@ -17,6 +18,7 @@ from pipeline.flaky import patiently
 
 from .part import PartWorker, Sink, StageError
 from .task import UnitResult, UnitTask
+from .triage import work_on_part
 
 
 def curate_unit(task: UnitTask) -> UnitResult:
@@ -50,7 +52,8 @@ def _attempt(
             if index in problems:
                 continue
             video = task.videos[part.uri]
-            worker = PartWorker(
+            make = partial(
+                PartWorker,
                 part=part,
                 video=video,
                 settings=task.settings,
@@ -59,7 +62,8 @@ def _attempt(
                 sink=sink,
             )
             try:
-                rows += worker.run()
+                worker, found = work_on_part(make, part=part, video=video, settings=task.settings)
+                rows += found
             except StageError as error:
                 problems[index] = error.problem
                 tracebacks.append("".join(traceback.format_exception(error.__cause__ or error)))

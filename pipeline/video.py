@@ -43,7 +43,8 @@ from .pictures import FrameScaler
 
 __all__ = [
     "ClipEncoder", "DecodeReport", "DecodedFrame", "FrameScaler", "FrameStream", "Mp4Index",
-    "VideoProbe", "decode", "decode_packets", "index_mp4", "part_ticks", "probe", "write_video",
+    "VideoProbe", "decode", "decode_packets", "index_mp4", "key_frames", "part_ticks", "probe",
+    "write_video",
 ]  # fmt: skip
 
 _TEXT_CONTAINERS = frozenset({"tty", "bin", "xbin", "idf", "adf"})
@@ -126,6 +127,35 @@ def decode(
     return FrameStream(
         source, troubles, name=str(path), facts=facts, reading=reading, damage=damage
     )
+
+
+def key_frames(
+    path: Path | str, facts: VideoFacts, reading: PartReading, *, apart_s: float
+) -> Generator[DecodedFrame, None, None]:
+    """Decode a few key frames of a part and nothing else; their times are as the packets say.
+
+    Packets that cannot be decoded are passed over, so this is a look, not a check.
+
+    Args:
+        path, facts, reading: As in `decode`.
+        apart_s: Key frames closer than this to the last one decoded are left out.
+    """
+    step, due = int(apart_s / Fraction(facts.time_base)), reading.start_tick
+    with contextlib.ExitStack() as stack:
+        for packet in _packets_from(path, facts, reading, stack):
+            tick = packet.dts if packet.pts is None else packet.pts
+            if tick is None or not packet.is_keyframe or packet.is_discard:
+                continue
+            if reading.end_tick is not None and tick >= reading.end_tick:
+                return
+            if due is not None and tick < due:
+                continue
+            due = tick + step
+            context = cast(VideoCodecContext, packet.stream.codec_context)
+            with contextlib.suppress(FFmpegError):
+                for frame in [*context.decode(packet), *context.decode(None)][:1]:
+                    yield DecodedFrame(tick=tick, duration=0, frame=frame, rotation=facts.rotation)
+            context.flush_buffers()
 
 
 def part_ticks(path: Path | str, facts: VideoFacts, reading: PartReading) -> NDArray[np.int64]:
