@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -141,6 +141,7 @@ class PartWorker:
         is_trial: Only measure: the same rows with measures from pictures scaled in one step, no
             encoding, nothing for the sink.
         encodes: False makes the same rows without writing the clips that pass the gates.
+        device: What decodes (`pipeline.hardware`); None: software.
     """
 
     def __init__(
@@ -154,9 +155,10 @@ class PartWorker:
         sink: Sink,
         is_trial: bool = False,
         encodes: bool = True,
+        device: str | None = None,
     ) -> None:
         self._part, self._video, self._settings = part, video, settings
-        self._is_trial, self._encodes = is_trial, encodes and not is_trial
+        self._is_trial, self._encodes, self._device = is_trial, encodes and not is_trial, device
         self._action_names, self._unit_id, self._sink = action_names, unit_id, sink
         self._stage = "open"
         self._clip: _OpenClip | None = None
@@ -201,7 +203,7 @@ class PartWorker:
         encode = self._settings.encode
         self._scaler = scaler = FrameScaler(facts, encode.width, encode.height)
         self._stage = "decode"
-        stream = decode(path, facts, reading=self._reading)
+        stream = decode(path, facts, reading=self._reading, device=self._device)
         self._damage = stream.damage
         frames = thin(stream, facts, encode.max_fps)
         finder = ShotFinder(idle_min_s=self._settings.idle_min_s)
@@ -491,9 +493,4 @@ def npy_bytes(rows: NDArray[np.float32]) -> bytes:
 
 
 def _lasting(frame: DecodedFrame, end_tick: int) -> DecodedFrame:
-    return DecodedFrame(
-        tick=frame.tick,
-        duration=end_tick - frame.tick,
-        frame=frame.frame,
-        rotation=frame.rotation,
-    )
+    return replace(frame, duration=end_tick - frame.tick)

@@ -15,6 +15,7 @@ from typing import Any
 from manifests.records import WORKER_DIED_STAGE, UnitProblem
 from manifests.storage import location
 from pipeline.flaky import patiently
+from pipeline.hardware import decoding_device
 
 from .part import PartWorker, Sink, StageError
 from .task import UnitResult, UnitTask
@@ -29,19 +30,24 @@ def curate_unit(task: UnitTask) -> UnitResult:
     storage fails.
 
     Raises:
+        UsageError: A GPU is to decode, and there is none.
         StorageError, OSError: The shard cannot be written, for instance on a full disk, or the
             storage of a video fails for long. The unit stays pending.
     """
+    device = decoding_device(task.decode)
     problems = dict(task.dead_parts)
     tracebacks: list[str] = []
     while True:
-        result = patiently(lambda: _attempt(task, problems, tracebacks))
+        result = patiently(lambda: _attempt(task, problems, tracebacks, device))
         if result is not None:
             return result
 
 
 def _attempt(
-    task: UnitTask, problems: dict[int, UnitProblem], tracebacks: list[str]
+    task: UnitTask,
+    problems: dict[int, UnitProblem],
+    tracebacks: list[str],
+    device: str | None,
 ) -> UnitResult | None:
     """One pass over the parts that have not failed; None when another one did."""
     rows: list[dict[str, Any]] = []
@@ -60,6 +66,7 @@ def _attempt(
                 action_names=task.action_names.get(video["embodiment"], ()),
                 unit_id=task.unit.unit_id,
                 sink=sink,
+                device=device,
             )
             try:
                 worker, found = work_on_part(make, part=part, video=video, settings=task.settings)
