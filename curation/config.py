@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,10 +11,13 @@ from manifests.config import load_config, to_dict
 from manifests.errors import ConfigError
 from manifests.recipe import MIN_DURATION_S, MIN_FRAMES, Recipe
 from manifests.settings import DatasetSettings, EncodeSettings
+from pipeline.hardware import Decode, decoding_device
 
 _RUN_ONLY = (
     "slots",
     "cpus_per_unit",
+    "decode",
+    "gpus_per_unit",
     "timeout_s",
     "attempts",
     "failure_budget_ratio",
@@ -42,6 +46,10 @@ class CurateConfig:
     """Units in flight; default: as many as there are CPUs."""
     cpus_per_unit: float = 1.0
     """CPUs Ray reserves for a unit."""
+    decode: Decode = "software"
+    """What decodes: `software`; `cuda`, an NVIDIA GPU; `auto`, that where there is one."""
+    gpus_per_unit: float = 0.1
+    """GPUs Ray reserves for a unit when `decode` is `cuda`."""
     timeout_s: float = 3600.0
     """Time limit of one attempt at a unit of `unit_len_s`, in proportion more where a file that
     cannot be cut makes a longer one; --inline has none."""
@@ -61,6 +69,8 @@ class CurateConfig:
             raise ConfigError(f"timeout_s is {self.timeout_s}, must be above 0 seconds.")
         if not self.cpus_per_unit >= 0:
             raise ConfigError(f"cpus_per_unit is {self.cpus_per_unit}, must not be negative.")
+        if not self.gpus_per_unit > 0:
+            raise ConfigError(f"gpus_per_unit is {self.gpus_per_unit}, must be above 0.")
         if not 0 <= self.failure_budget_ratio <= 1:
             raise ConfigError(
                 f"failure_budget_ratio is {self.failure_budget_ratio}, must lie in 0..1."
@@ -82,6 +92,17 @@ def resolve_config(sets: Sequence[str], existing: DatasetSettings | None) -> Cur
     if existing is not None:
         values = {key: value for key, value in to_dict(existing).items() if key in _fixed_keys()}
     return load_config(CurateConfig, values=values, sets=sets, where="curate")
+
+
+def check_decoder(config: CurateConfig, engine: str) -> None:
+    """Refuse to insist on a GPU where there is none; on a cluster Ray knows where they are.
+
+    Raises:
+        UsageError: No GPU decodes video here.
+    """
+    is_elsewhere = engine == "ray" and os.environ.get("RAY_ADDRESS")
+    if config.decode == "cuda" and not is_elsewhere:
+        decoding_device("cuda")
 
 
 def split_sets(sets: Sequence[str]) -> tuple[list[str], list[str]]:

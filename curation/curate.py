@@ -33,7 +33,7 @@ from manifests.writer import Writer
 from pipeline.progress import Progress
 from pipeline.runner import Engine, engine_started, run_isolated, run_units
 
-from .config import CurateConfig, resolve_config, split_sets
+from .config import CurateConfig, check_decoder, resolve_config, split_sets
 from .dedup import dedup
 from .footage import actions_beside, sidecars_on_disk
 from .ingest import (
@@ -185,6 +185,7 @@ def prepare(request: CurateRequest) -> Prepared:
     config = resolve_config(config_sets, existing)
     recipe = load_recipe(request.recipe, recipe_sets)
     check_gates(recipe.gates)
+    check_decoder(config, request.engine)
     settings = config.settings(name=request.out.resolve().name, recipe=recipe)
     if existing is not None:
         check_same_settings(existing, settings, request.out)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,8 @@ class PartWorker:
         sink: Takes the written clips.
         is_trial: Only measure: the same rows with measures from pictures scaled in one step, no
             encoding, nothing for the sink.
+        encodes: False makes the same rows without writing the clips that pass the gates.
+        device: What decodes (`pipeline.hardware`); None: software.
     """
 
     def __init__(
@@ -152,9 +154,11 @@ class PartWorker:
         unit_id: str,
         sink: Sink,
         is_trial: bool = False,
+        encodes: bool = True,
+        device: str | None = None,
     ) -> None:
         self._part, self._video, self._settings = part, video, settings
-        self._is_trial = is_trial
+        self._is_trial, self._encodes, self._device = is_trial, encodes and not is_trial, device
         self._action_names, self._unit_id, self._sink = action_names, unit_id, sink
         self._stage = "open"
         self._clip: _OpenClip | None = None
@@ -199,7 +203,7 @@ class PartWorker:
         encode = self._settings.encode
         self._scaler = scaler = FrameScaler(facts, encode.width, encode.height)
         self._stage = "decode"
-        stream = decode(path, facts, reading=self._reading)
+        stream = decode(path, facts, reading=self._reading, device=self._device)
         self._damage = stream.damage
         frames = thin(stream, facts, encode.max_fps)
         finder = ShotFinder(idle_min_s=self._settings.idle_min_s)
@@ -306,7 +310,7 @@ class PartWorker:
 
     def _open(self, frame: _Waiting, edge: Edge) -> _OpenClip:
         encoder = None
-        if self._gate_of_edge(edge) is None and not self._is_trial:
+        if self._gate_of_edge(edge) is None and self._encodes:
             encoder = ClipEncoder(self._settings.encode, self._facts.fps, self._facts.time_base)
         return _OpenClip(
             edge=edge,
@@ -489,9 +493,4 @@ def npy_bytes(rows: NDArray[np.float32]) -> bytes:
 
 
 def _lasting(frame: DecodedFrame, end_tick: int) -> DecodedFrame:
-    return DecodedFrame(
-        tick=frame.tick,
-        duration=end_tick - frame.tick,
-        frame=frame.frame,
-        rotation=frame.rotation,
-    )
+    return replace(frame, duration=end_tick - frame.tick)

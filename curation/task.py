@@ -8,6 +8,7 @@ from typing import Any
 
 from manifests.records import PlannedUnit, UnitProblem
 from manifests.settings import DatasetSettings
+from pipeline.hardware import Decode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,7 @@ class UnitTask:
         action_names: Action columns per embodiment; a body without an entry records none.
         dead_parts: Parts that killed their process, by position; they are not touched.
         writes_shard: False for a trial that only finds out whether the parts can be worked on.
+        decode: What decodes.
     """
 
     unit: PlannedUnit
@@ -33,6 +35,7 @@ class UnitTask:
     action_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     dead_parts: Mapping[int, UnitProblem] = field(default_factory=dict)
     writes_shard: bool = True
+    decode: Decode = "software"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

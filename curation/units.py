@@ -94,6 +94,7 @@ class _Units:
             attempts=config.attempts,
             timeout_s=limit_s,
             num_cpus=config.cpus_per_unit,
+            num_gpus=config.gpus_per_unit if config.decode == "cuda" else 0.0,
         )
         with closing(outcomes):  # when a commit fails, attempts end before Ray does
             for outcome in outcomes:
@@ -173,6 +174,7 @@ def make_task(run: UnitRun, unit: PlannedUnit, videos: Mapping[str, dict[str, An
         settings=run.dataset.settings,
         videos={part.uri: videos[part.uri] for part in unit.parts},
         action_names=run.action_names,
+        decode=run.config.decode,
     )
 
 

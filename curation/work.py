@@ -9,14 +9,17 @@ from __future__ import annotations
 import secrets
 import traceback
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from manifests.records import WORKER_DIED_STAGE, UnitProblem
 from manifests.storage import location
 from pipeline.flaky import patiently
+from pipeline.hardware import decoding_device
 
 from .part import PartWorker, Sink, StageError
 from .task import UnitResult, UnitTask
+from .triage import work_on_part
 
 
 def curate_unit(task: UnitTask) -> UnitResult:
@@ -27,19 +30,24 @@ def curate_unit(task: UnitTask) -> UnitResult:
     storage fails.
 
     Raises:
+        UsageError: A GPU is to decode, and there is none.
         StorageError, OSError: The shard cannot be written, for instance on a full disk, or the
             storage of a video fails for long. The unit stays pending.
     """
+    device = decoding_device(task.decode)
     problems = dict(task.dead_parts)
     tracebacks: list[str] = []
     while True:
-        result = patiently(lambda: _attempt(task, problems, tracebacks))
+        result = patiently(lambda: _attempt(task, problems, tracebacks, device))
         if result is not None:
             return result
 
 
 def _attempt(
-    task: UnitTask, problems: dict[int, UnitProblem], tracebacks: list[str]
+    task: UnitTask,
+    problems: dict[int, UnitProblem],
+    tracebacks: list[str],
+    device: str | None,
 ) -> UnitResult | None:
     """One pass over the parts that have not failed; None when another one did."""
     rows: list[dict[str, Any]] = []
@@ -50,16 +58,19 @@ def _attempt(
             if index in problems:
                 continue
             video = task.videos[part.uri]
-            worker = PartWorker(
+            make = partial(
+                PartWorker,
                 part=part,
                 video=video,
                 settings=task.settings,
                 action_names=task.action_names.get(video["embodiment"], ()),
                 unit_id=task.unit.unit_id,
                 sink=sink,
+                device=device,
             )
             try:
-                rows += worker.run()
+                worker, found = work_on_part(make, part=part, video=video, settings=task.settings)
+                rows += found
             except StageError as error:
                 problems[index] = error.problem
                 tracebacks.append("".join(traceback.format_exception(error.__cause__ or error)))

@@ -37,13 +37,15 @@ from .damage import DamageLog
 from .facts import PartReading, VideoFacts, VideoProbe, describe, has_index
 from .flaky import check_source
 from .frames import DecodedFrame, DecodeReport, FrameStream, check_for_decord
+from .hardware import opened_on
 from .mp4 import Mp4Index, index_mp4, open_error
 from .packets import PacketLog, PacketTable
 from .pictures import FrameScaler
 
 __all__ = [
     "ClipEncoder", "DecodeReport", "DecodedFrame", "FrameScaler", "FrameStream", "Mp4Index",
-    "VideoProbe", "decode", "decode_packets", "index_mp4", "part_ticks", "probe", "write_video",
+    "VideoProbe", "decode", "decode_packets", "index_mp4", "key_frames", "part_ticks", "probe",
+    "write_video",
 ]  # fmt: skip
 
 _TEXT_CONTAINERS = frozenset({"tty", "bin", "xbin", "idf", "adf"})
@@ -94,6 +96,7 @@ def decode(
     end_tick: int | None = None,
     reading: PartReading | None = None,
     backend: str = "pyav",
+    device: str | None = None,
 ) -> FrameStream:
     """Decode the frames whose tick lies in a half-open span, in display order, exactly.
 
@@ -106,6 +109,7 @@ def decode(
         reading: How the span is entered, which then stands in it; a part of a long file is read
             without a look at the rest.
         backend: `pyav`, or `decord`, which gives RGB frames and is refused for edit lists and AV1.
+        device: What `pipeline.hardware.decoding_device` says: `cuda`, or None for software.
 
     Raises:
         VideoError: When nothing can be decoded although frames are expected (`undecodable`), when
@@ -117,7 +121,7 @@ def decode(
     troubles: Counter[str] = Counter()
     damage = DamageLog(start_tick=reading.start_tick, end_tick=reading.end_tick)
     if backend == "pyav":
-        source = _pyav_frames(path, facts, reading, troubles, damage)
+        source = _pyav_frames(path, facts, reading, troubles, damage, device)
     elif backend == "decord":
         whole = facts if isinstance(facts, VideoProbe) else probe(path)
         source = _decord_frames(path, whole, reading.start_tick)
@@ -126,6 +130,35 @@ def decode(
     return FrameStream(
         source, troubles, name=str(path), facts=facts, reading=reading, damage=damage
     )
+
+
+def key_frames(
+    path: Path | str, facts: VideoFacts, reading: PartReading, *, apart_s: float
+) -> Generator[DecodedFrame, None, None]:
+    """Decode a few key frames of a part and nothing else; their times are as the packets say.
+
+    Packets that cannot be decoded are passed over, so this is a look, not a check.
+
+    Args:
+        path, facts, reading: As in `decode`.
+        apart_s: Key frames closer than this to the last one decoded are left out.
+    """
+    step, due = int(apart_s / Fraction(facts.time_base)), reading.start_tick
+    with contextlib.ExitStack() as stack:
+        for packet in _packets_from(path, facts, reading, stack):
+            tick = packet.dts if packet.pts is None else packet.pts
+            if tick is None or not packet.is_keyframe or packet.is_discard:
+                continue
+            if reading.end_tick is not None and tick >= reading.end_tick:
+                return
+            if due is not None and tick < due:
+                continue
+            due = tick + step
+            context = cast(VideoCodecContext, packet.stream.codec_context)
+            with contextlib.suppress(FFmpegError):
+                for frame in [*context.decode(packet), *context.decode(None)][:1]:
+                    yield DecodedFrame(tick=tick, duration=0, frame=frame, rotation=facts.rotation)
+            context.flush_buffers()
 
 
 def part_ticks(path: Path | str, facts: VideoFacts, reading: PartReading) -> NDArray[np.int64]:
@@ -312,7 +345,7 @@ def write_video(
     return num_frames
 
 
-def _open(path: Path | str) -> InputContainer:
+def _open(path: Path | str, device: str | None = None) -> InputContainer:
     name, handle = f"file:{os.fspath(path)}", None
     try:
         name.encode()
@@ -320,7 +353,7 @@ def _open(path: Path | str) -> InputContainer:
         handle = os.open(path, os.O_RDONLY)
         name = f"/proc/self/fd/{handle}"
     try:
-        return av.open(name, metadata_errors="replace")
+        return av.open(name, metadata_errors="replace", hwaccel=opened_on(device))
     except FFmpegError as error:
         raise open_error(path, error) from error
     finally:
@@ -370,9 +403,10 @@ def _pyav_frames(
     reading: PartReading,
     troubles: Counter[str],
     damage: DamageLog,
+    device: str | None,
 ) -> Generator[VideoFrame, None, None]:
     with contextlib.ExitStack() as stack:
-        for packet in _packets_from(path, facts, reading, stack):
+        for packet in _packets_from(path, facts, reading, stack, device):
             frames, error = _decoded(packet)
             if packet.size and not packet.is_discard:
                 tick = packet.dts if packet.pts is None else packet.pts
@@ -396,10 +430,14 @@ def _decoded(packet: Packet[Any]) -> tuple[list[Any], str]:
 
 
 def _packets_from(
-    path: Path | str, facts: VideoFacts, reading: PartReading, stack: contextlib.ExitStack
+    path: Path | str,
+    facts: VideoFacts,
+    reading: PartReading,
+    stack: contextlib.ExitStack,
+    device: str | None = None,
 ) -> Iterator[Packet[Any]]:
     """Yield packets from the keyframe at which a part is entered (checked), or from the start."""
-    container = stack.enter_context(_open(path))
+    container = stack.enter_context(_open(path, device))
     stream = _video_stream(container, path)
     for tick in reading.seek_ticks if has_index(facts.container) else ():
         with contextlib.suppress(FFmpegError):
@@ -410,7 +448,7 @@ def _packets_from(
                 yield from _until_unreadable(itertools.chain([first], packets), stream)
                 return
     if reading.seek_ticks:
-        container = stack.enter_context(_open(path))
+        container = stack.enter_context(_open(path, device))
         stream = _video_stream(container, path)
     yield from _until_unreadable(container.demux(stream), stream)
 

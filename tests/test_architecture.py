@@ -23,7 +23,7 @@ HOMES = {
     "deltalake": ("manifests/",),
     "duckdb": ("manifests/",),
     "obstore": ("manifests/",),
-    "av": ("pipeline/video.py", "pipeline/pictures.py"),
+    "av": ("pipeline/video.py", "pipeline/pictures.py", "pipeline/hardware.py"),
     "decord": ("pipeline/video.py",),
     "torch": ("pipeline/training/", "curation/scorers/", "latent_actions/", "world_model/"),
     "faiss": ("curation/dedup_semantic.py", "latent_actions/index.py"),

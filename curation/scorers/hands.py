@@ -47,8 +47,9 @@ class HandsConfig:
     """Settings of the hands scorer."""
 
     detector: str | None = None
-    """A model file (.onnx; .pt, .ts: TorchScript; .pt2: torch.export), an entry point of the group
-    `egodojo.hand_detectors`, module:attr or file.py:attr. None: all columns are NULL."""
+    """A model file (.onnx; .pt, .ts: TorchScript; .pt2: torch.export; .task: MediaPipe), an entry
+    point of the group `egodojo.hand_detectors`, module:attr or file.py:attr. None: all columns are
+    NULL."""
     description: Path | None = None
     """YAML beside a model file that says how to feed and read it; default: its name with .yaml."""
     num_frames: int = 8
@@ -123,7 +124,12 @@ def _detector(config: HandsConfig) -> HandDetector:
         )
         return FileDetector(path, described, digest=file_digest(path))
     if config.description is not None:
-        raise ConfigError("description belongs to a model file, and the detector is none.")
+        raise ConfigError("description belongs to a model file, and the detector needs none.")
+    if Path(spec).suffix.lower() == ".task":
+        from .mediapipe_task import TaskDetector
+
+        path = existing_file(spec, "hand detector")
+        return TaskDetector(path, digest=file_digest(path), min_score=config.min_score)
     target = resolve(spec, shipped={}, group=ENTRY_POINT_GROUP, what="hand detector")
     found: Any = target()
     for part in ("digest", "detect"):
