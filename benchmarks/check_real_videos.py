@@ -38,7 +38,7 @@ from thresholds import (
     leave_one_out,
 )
 
-BUILT_IN = ("too_short", "no_span")
+BUILT_IN = ("too_short", "no_span", "transition", "idle")
 CUT_TOLERANCE_S = 0.06
 FOLDERS = ("ego_human", "robot")
 MAX_WRONG = 1 / 20
