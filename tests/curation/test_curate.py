@@ -238,6 +238,7 @@ def test_a_changed_input_is_reported_and_not_read_again(tmp_path: Path, cli: Cli
     assert Dataset.open(out).table("videos").num_rows == 2
 
 
+@pytest.mark.slow
 def test_an_input_that_could_not_be_reached_is_tried_again(
     tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,6 +342,7 @@ def test_recorded_actions_become_a_row_per_frame(tmp_path: Path, cli: Cli) -> No
         np.testing.assert_allclose(actions[:, 1], times * 2, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_failing_video_is_recorded_and_its_unit_goes_on(tmp_path: Path, cli: Cli) -> None:
     good = make_video(tmp_path / "a.mp4", num_frames=20, **SMALL)
     bad = make_video(tmp_path / "b.mp4", num_frames=20, seed=4, **SMALL)

@@ -274,6 +274,7 @@ def test_copies_are_found_in_a_dataset(tmp_path: Path) -> None:
     assert sum(bool(row["is_mirrored"]) for row in by_id.values()) == 1
 
 
+@pytest.mark.slow
 def test_adding_step_by_step_gives_what_comparing_all_gives(tmp_path: Path) -> None:
     clips = list(library().items())
     whole = toy(tmp_path / "whole", dict(clips))

@@ -128,6 +128,7 @@ def test_a_rule_on_a_score_table_that_is_not_there_still_has_a_page(tmp_path: Pa
     assert set(base64.b64decode(data["opaque"][0])) == {2}
 
 
+@pytest.mark.slow
 def test_ten_thousand_clips_stay_small_and_more_are_sampled(tmp_path: Path) -> None:
     dataset = make_many(tmp_path / "d", MAX_CLIPS + 50)
     data = script_data(dataset, collect(dataset))

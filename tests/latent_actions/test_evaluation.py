@@ -107,6 +107,7 @@ def test_intervals_cover_the_mean_and_shrink() -> None:
     assert np.ptp(interval(many)) < np.ptp(interval(few)) / 4
 
 
+@pytest.mark.slow
 def test_probes_find_what_is_there_on_a_body_they_did_not_see() -> None:
     draw = np.random.default_rng(3)
     latents = draw.normal(size=(900, 8))
