@@ -30,7 +30,10 @@ format: setup
 	@$(PY) -m ruff format .
 
 bench: setup
-	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(PY) $$script --json || exit 1; done
+	@missed=0; for script in benchmarks/bench_*.py; do \
+	  echo "== $$script"; $(PY) $$script --json; code=$$?; \
+	  if [ $$code = 2 ]; then echo "$$script needs arguments: see --help"; \
+	  elif [ $$code != 0 ]; then missed=1; fi; done; exit $$missed
 
 # lerobot's pins clash with ours: it gets an environment of its own (about 6 GB).
 interop: setup
