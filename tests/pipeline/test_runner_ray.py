@@ -126,6 +126,8 @@ def test_a_cluster_that_wants_a_token_is_recognised() -> None:
 
 
 SCRIPT = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from pipeline import testing_work
 from pipeline.runner import run_units
 for outcome in run_units(testing_work.misbehave, ["sigkill", "a", "hang", "hang"], attempts=1):
