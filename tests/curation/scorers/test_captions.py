@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clip_views import clip_view
 from PIL import Image
 from vision_server import GOOD, Answer, VisionServer, broken_off, dripping, hung_up, raw, say
 
-from curation.scorers.base import ClipFacts, ClipView, Resources
+from curation.scorers.base import ClipView, Resources
 from curation.scorers.captions import CaptionConfig, CaptionScorer
 from curation.scorers.labels import read_labels
 from manifests.dataset import Dataset
@@ -47,19 +48,7 @@ class Colours:
 
 
 def clip(clip_id: str) -> ClipView:
-    facts = ClipFacts(
-        clip_id=clip_id,
-        shard="clips-000000",
-        uri="/v.mp4",
-        source="s",
-        embodiment="human",
-        start_s=0.0,
-        end_s=1.0,
-        num_frames=30,
-        fps=30.0,
-        text=None,
-    )
-    return ClipView(facts=facts, reader=Colours())
+    return clip_view(Colours(), clip_id)
 
 
 def scorer(server: VisionServer, **changes: Any) -> CaptionScorer:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from clip_views import clip_view
 
-from curation.scorers.base import ClipFacts, ClipView, Resources
+from curation.scorers.base import ClipView, Resources
 from curation.scorers.embedding import EmbeddingConfig, EmbeddingScorer
 from curation.scorers.precision import cpu_has_bf16, dtype_of
 from manifests.dataset import Dataset
@@ -44,19 +45,7 @@ class Noise:
 
 
 def clip(clip_id: str, num_frames: int = 30) -> ClipView:
-    facts = ClipFacts(
-        clip_id=clip_id,
-        shard="s",
-        uri="/v.mp4",
-        source="s",
-        embodiment="human",
-        start_s=0.0,
-        end_s=1.0,
-        num_frames=num_frames,
-        fps=30.0,
-        text=None,
-    )
-    return ClipView(facts=facts, reader=Noise())
+    return clip_view(Noise(), clip_id, num_frames=num_frames)
 
 
 def loaded(tiny: str, **changes: Any) -> EmbeddingScorer:

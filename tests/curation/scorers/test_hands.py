@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from clip_views import clip_view
 
 from curation.scorers import detector_files as files
-from curation.scorers.base import ClipFacts, ClipView, Resources
+from curation.scorers.base import ClipView, Resources
 from curation.scorers.hands import HandBox, HandsConfig, HandScorer
 from manifests.dataset import Dataset
 from manifests.errors import ConfigError, UsageError
@@ -73,19 +74,7 @@ class Halves:
 
 
 def clip() -> ClipView:
-    facts = ClipFacts(
-        clip_id="a",
-        shard="s",
-        uri="/v.mp4",
-        source="s",
-        embodiment="human",
-        start_s=0.0,
-        end_s=1.0,
-        num_frames=30,
-        fps=30.0,
-        text=None,
-    )
-    return ClipView(facts=facts, reader=Halves())
+    return clip_view(Halves())
 
 
 def scored(detector: str | Path, **changes: Any) -> Any:
