@@ -13,6 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from manifests.dataset import Dataset
+from manifests.errors import UsageError
+
 MIN_COVERED_RATIO = 0.5
 """A clip is a duplicate only of one that shows at least half of it."""
 
@@ -24,6 +27,22 @@ FROM clips AS c LEFT JOIN files AS f USING (uri){joined}
 WHERE c.gate IS NULL
 """
 """Written clips and what decides which of them is better."""
+
+
+def distance_limit(
+    dataset: Dataset, score: str, asked: float | None, *, default: float, hint: str
+) -> float:
+    """The largest distance of two duplicates: as asked, else as the score table was made with.
+
+    Raises:
+        UsageError: One that is not between 0 and 1; `hint` says what the default means.
+    """
+    if asked is None:
+        said = dataset.metadata(f"scores/{score}") if score in dataset.scores else {}
+        return float(said.get("max_distance", default))
+    if not 0.0 < asked < 1.0:
+        raise UsageError(f"The threshold is {asked}, must lie between 0 and 1.", hint=hint)
+    return asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

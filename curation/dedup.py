@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 
 from manifests.config import digest
 from manifests.dataset import Dataset
-from manifests.errors import UsageError
 
 from . import candidates, matching
 from .candidates import Fingerprints, Pairs, candidate_pairs
-from .clusters import FACTS, Alike, ClipFacts, Place, cluster, places_table
+from .clusters import FACTS, Alike, ClipFacts, Place, cluster, distance_limit, places_table
 from .fingerprint import COLUMN, NUM_FIELDS, STEPS_PER_S, mirrored
 from .matching import best_match, has_texture, smoothed
 
@@ -97,7 +96,13 @@ def dedup(
     """
     dataset.check_writable()
     dataset.refresh()
-    limit = _limit(dataset, max_distance)
+    limit = distance_limit(
+        dataset,
+        SCORE,
+        max_distance,
+        default=MAX_DISTANCE,
+        hint=f"The default is {MAX_DISTANCE}; a larger one takes less alike clips together.",
+    )
     settings = _settings_digest(limit)
     before = None if redo else _compared(dataset, settings)
     with tempfile.TemporaryFile() as file:
@@ -122,18 +127,6 @@ def dedup(
         max_distance=limit,
         version=dataset.versions[f"scores/{SCORE}"],
     )
-
-
-def _limit(dataset: Dataset, max_distance: float | None) -> float:
-    if max_distance is None:
-        said = dataset.metadata(f"scores/{SCORE}") if SCORE in dataset.scores else {}
-        return float(said.get("max_distance", MAX_DISTANCE))
-    if not 0.0 < max_distance < 1.0:
-        raise UsageError(
-            f"The threshold is {max_distance}, must lie between 0 and 1.",
-            hint=f"The default is {MAX_DISTANCE}; a larger one takes less alike clips together.",
-        )
-    return max_distance
 
 
 def _settings_digest(limit: float) -> str:

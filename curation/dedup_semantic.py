@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from manifests.config import digest
 from manifests.dataset import Dataset
-from manifests.errors import DatasetError, UsageError
+from manifests.errors import DatasetError
 
-from .clusters import FACTS, Place, places_table, quality_order
+from .clusters import FACTS, Place, distance_limit, places_table, quality_order
 
 SCORE = "semantic"
 COLUMN = "embedding"
@@ -101,7 +101,13 @@ def dedup_semantic(
     dataset.check_writable()
     dataset.refresh()
     _check_score(dataset, score)
-    limit = _limit(dataset, max_distance)
+    limit = distance_limit(
+        dataset,
+        SCORE,
+        max_distance,
+        default=MAX_DISTANCE,
+        hint=f"The default for embeddings is {MAX_DISTANCE}, a cosine distance.",
+    )
     settings = digest(
         {
             "method": _METHOD,
@@ -287,18 +293,6 @@ def _check_score(dataset: Dataset, score: str) -> None:
             f"The score table {score} has no column {COLUMN!r}; it has {', '.join(columns)}.",
             hint="Name the table that the embedding scorer wrote.",
         )
-
-
-def _limit(dataset: Dataset, max_distance: float | None) -> float:
-    if max_distance is None:
-        said = dataset.metadata(f"scores/{SCORE}") if SCORE in dataset.scores else {}
-        return float(said.get("max_distance", MAX_DISTANCE))
-    if not 0.0 < max_distance < 1.0:
-        raise UsageError(
-            f"The threshold is {max_distance}, must lie between 0 and 1.",
-            hint=f"The default for embeddings is {MAX_DISTANCE}, a cosine distance.",
-        )
-    return max_distance
 
 
 def _read(dataset: Dataset, score: str, file: IO[bytes]) -> tuple[pa.Table, Vectors]:
