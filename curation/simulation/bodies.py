@@ -1,4 +1,4 @@
-"""The bodies: a human arm, two robot arms and a humanoid arm, all from primitive shapes."""
+"""The bodies: a human arm, a humanoid's and four robot arms, all from primitive shapes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from manifests.errors import UsageError
 from .anatomy import ArmJoint, BodyXml, Palette
 from .limbs import LIMB_JOINTS, LIMB_REST, human, humanoid
 from .mjcf import Colour
-from .robot_arms import ARM6_JOINTS, ARM7_JOINTS, arm6, arm7
+from .robot_arms import (
+    ARM5_JOINTS,
+    ARM6_JOINTS,
+    ARM7_JOINTS,
+    CLAW_JOINTS,
+    arm5,
+    arm6,
+    arm7,
+    claw_arm,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +172,42 @@ BODIES: dict[str, Body] = {
                 _machine((0.80, 0.82, 0.86), (0.25, 0.22, 0.32), (0.45, 0.25, 0.70)),
             ),
             build=humanoid,
+        ),
+        Body(
+            name="sim_arm5",
+            noun="a small desk arm",
+            joints=ARM5_JOINTS,
+            rest=(0.77, 0.30, 1.78, 1.06, 0.77),
+            mirror=(-1.0, 1.0, 1.0, 1.0, -1.0),
+            yaw_offset=-math.pi / 2,
+            turn_weights=(0.25, 0.25, 0.25),
+            tip_sites=("fixed_jaw_pad", "moving_jaw_pad"),
+            grip_span_m=0.060,
+            clearance_m=0.024,
+            palettes=(
+                _machine((0.98, 0.80, 0.14), BLACK, (0.20, 0.45, 0.90)),
+                _machine((0.96, 0.40, 0.12), (0.13, 0.13, 0.15), (0.94, 0.94, 0.90)),
+                _machine((0.30, 0.80, 0.45), (0.10, 0.10, 0.11), (0.95, 0.30, 0.55)),
+            ),
+            build=arm5,
+        ),
+        Body(
+            name="sim_claw",
+            noun="a robot arm with a claw",
+            joints=CLAW_JOINTS,
+            rest=(0.76, 0.59, 1.65, 0.0, 0.90, 0.76),
+            mirror=(-1.0, 1.0, 1.0, -1.0, 1.0, -1.0),
+            yaw_offset=-math.pi / 2,
+            turn_weights=(0.25, 0.25, 0.25),
+            tip_sites=("thumb_pad", "left_pad"),
+            grip_span_m=0.060,
+            clearance_m=0.032,
+            palettes=(
+                _machine((0.17, 0.17, 0.19), (0.10, 0.10, 0.11), (0.80, 0.16, 0.14)),
+                _machine((0.24, 0.26, 0.31), (0.13, 0.14, 0.17), (0.20, 0.62, 0.72)),
+                _machine((0.20, 0.17, 0.16), (0.11, 0.10, 0.10), (0.86, 0.62, 0.20)),
+            ),
+            build=claw_arm,
         ),
     )
 }

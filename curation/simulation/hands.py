@@ -313,3 +313,118 @@ def parallel_gripper(
         drives=(("left_finger", 0.5, 0.0), ("right_finger", 0.5, 0.0)),
     )
     return housing + fingers + grip, motors, (column,)
+
+
+def jaw_gripper(
+    *, housing: Colour, servo: Colour, accent: Colour, pad: Colour
+) -> tuple[str, str, tuple[HandColumn, ...]]:
+    """Builds a gripper whose one jaw swings on a hinge against a jaw that stands still.
+
+    The fixed jaw lies 33 mm from the grip point, room for the widest thing, so a narrow one is
+    pushed a little before it is held. The jaws are parallel around something 47 mm wide.
+
+    Returns:
+        Shapes and joints, actuators, and one action column: the jaw's angle in radians, 0 closed.
+    """
+    opened, parallel = 1.20, 0.68
+    fixed = "".join(
+        (
+            shape("box", (0.004, 0.0, 0.026), (0.036, 0.021, 0.026), servo),
+            shape("box", (-0.004, 0.0, 0.056), (0.041, 0.024, 0.004), housing),
+            shape("box", (-0.043, 0.0, 0.094), (0.004, 0.019, 0.042), housing),
+            shape("box", (-0.030, 0.0, 0.068), (0.010, 0.004, 0.010), housing),
+            shape("box", (-0.036, 0.0, 0.119), (0.003, 0.016, 0.021), pad, **PAD),
+            element("site", name="fixed_jaw_pad", pos=(-0.033, 0.0, 0.122), size=0.002),
+            element("site", name="grip", pos=(0.0, 0.0, 0.122), size=0.004),
+        )
+    )
+    moving = "".join(
+        (
+            hinge("jaw", (0.0, 1.0, 0.0), (0.0, opened + 0.02), damping=0.02, armature=0.002),
+            cylinder((0.0, -0.027, 0.0), (0.0, 0.027, 0.0), 0.013, accent),
+            shape("box", (0.003, 0.0, 0.030), (0.009, 0.017, 0.032), accent),
+            shape("box", (-0.009, 0.0, 0.072), (0.005, 0.019, 0.022), accent),
+            shape("box", (0.002, 0.0, 0.072), (0.007, 0.004, 0.020), accent),
+            shape("box", (-0.016, 0.0, 0.073), (0.002, 0.016, 0.020), pad, **PAD),
+            element("site", name="moving_jaw_pad", pos=(-0.018, 0.0, 0.074), size=0.002),
+        )
+    )
+    jaw = element(
+        "body", moving, name="jaw", pos=(0.032, 0.0, 0.048), euler=(0.0, -parallel, 0.0), gravcomp=1
+    )
+    column = HandColumn(name="jaw_rad", open=opened, closed=0.0, drives=(("jaw", 1.0, 0.0),))
+    actuator = motor("jaw", 6.0, (0.0, opened + 0.02), forcerange=(-1.6, 1.6))
+    return fixed + jaw, actuator, (column,)
+
+
+# Knuckle (outwards) and tip (inwards, from the knuckle's bone) of a claw open and closed, radians.
+CLAW_OPEN, CLAW_CLOSED = (0.60, -0.40), (-0.25, -0.45)
+
+
+def claw(
+    *, shell: Colour, joint: Colour, accent: Colour, pad: Colour
+) -> tuple[str, str, tuple[HandColumn, ...]]:
+    """Builds a claw of two fingers against a thumb, all alike, with two joints each.
+
+    Returns:
+        Shapes and joints, actuators, and the action columns: one closure in [0, 1] per finger.
+    """
+    parts = [
+        capsule((0.0, 0.0, 0.010), (0.0, 0.0, 0.030), 0.036, shell),
+        cylinder((0.0, 0.0, 0.002), (0.0, 0.0, 0.012), 0.038, accent),
+        shape("ellipsoid", (0.0, 0.0, 0.048), (0.046, 0.042, 0.026), shell),
+    ]
+    motors, columns = "", []
+    for name, place, turn in (
+        ("left", (0.036, 0.022), -0.18),
+        ("right", (0.036, -0.022), 0.18),
+        ("thumb", (-0.036, 0.0), math.pi),
+    ):
+        parts.append(_claw_finger(name, place, turn, bone=joint, accent=accent, pad=pad))
+        strength = 2.0 if name == "thumb" else 1.0  # it holds out against two
+        drives = []
+        for part, opened, closed in zip(("knuckle", "tip"), CLAW_OPEN, CLAW_CLOSED, strict=True):
+            drives.append((f"{name}_{part}", closed - opened, opened))
+            torque = 0.9 * strength
+            motors += motor(
+                f"{name}_{part}", 3.0 * strength, (-0.9, 0.9), forcerange=(-torque, torque)
+            )
+        columns.append(
+            HandColumn(name=f"{name}_closure", open=0.0, closed=1.0, drives=tuple(drives))
+        )
+    parts.append(element("site", name="grip", pos=(0.0, 0.0, 0.162), size=0.004))
+    return "".join(parts), motors, tuple(columns)
+
+
+def _claw_finger(
+    name: str,
+    place: tuple[float, float],
+    turn: float,
+    *,
+    bone: Colour,
+    accent: Colour,
+    pad: Colour,
+) -> str:
+    """One finger in its own frame: x outwards, so that it closes towards negative x."""
+    tip = element(
+        "body",
+        hinge(f"{name}_tip", (0.0, 1.0, 0.0), (-0.9, 0.9), damping=0.01, armature=0.0008),
+        capsule((0.0, 0.0, 0.0), (0.001, 0.0, 0.024), 0.0095, bone, **PAD),
+        capsule((0.001, 0.0, 0.024), (-0.003, 0.0, 0.046), 0.0085, pad, **PAD),
+        element("site", name=f"{name}_pad", pos=(-0.010, 0.0, 0.036), size=0.002),
+        name=f"{name}_tip",
+        pos=(0.0, 0.0, 0.055),
+        gravcomp=1,
+    )
+    return element(
+        "body",
+        hinge(f"{name}_knuckle", (0.0, 1.0, 0.0), (-0.9, 0.9), damping=0.01, armature=0.0015),
+        cylinder((0.0, -0.013, 0.0), (0.0, 0.013, 0.0), 0.0125, accent),
+        capsule((0.0, 0.0, 0.0), (0.006, 0.0, 0.028), 0.0115, bone, **PAD),
+        capsule((0.006, 0.0, 0.028), (0.0, 0.0, 0.055), 0.0105, bone, **PAD),
+        tip,
+        name=f"{name}_knuckle",
+        pos=(*place, 0.066),
+        euler=(0.0, 0.0, turn),
+        gravcomp=1,
+    )

@@ -108,7 +108,7 @@ def test_faulty_files_are_as_faulty_as_they_say(footage: Path):
 def test_dry_run_writes_nothing(tmp_path: Path, cli):
     result = cli("simulate", "--out", tmp_path / "new", "--dry-run", "--json")
     plan = json.loads(result.stdout)
-    assert plan["num_episodes"] == 52
+    assert plan["num_episodes"] == 78
     assert plan["episodes"][0].startswith("sim_human-0-reach_left")
     assert not (tmp_path / "new").exists()
 
