@@ -376,8 +376,8 @@ def claw(
     ]
     motors, columns = "", []
     for name, place, turn in (
-        ("left", (0.036, 0.022), -0.18),
-        ("right", (0.036, -0.022), 0.18),
+        ("left", (0.036, 0.022), 0.20),
+        ("right", (0.036, -0.022), -0.20),
         ("thumb", (-0.036, 0.0), math.pi),
     ):
         parts.append(_claw_finger(name, place, turn, bone=joint, accent=accent, pad=pad))

@@ -277,7 +277,7 @@ def claw_arm(palette: Palette, side: int) -> BodyXml:
         + capsule((0, 0, 0.0), (0, 0, 0.040), 0.030, shell),
         cylinder((0, 0, -0.004), (0, 0, 0.016), 0.031, joint),
     )
-    base = (-0.38, -side * 0.36)
+    base = (-0.41, -side * 0.35)  # behind the edge of the table
     places = (
         (*base, 0.160),
         (0, off, 0.080),
@@ -291,9 +291,9 @@ def claw_arm(palette: Palette, side: int) -> BodyXml:
         for index, place in enumerate(places)
     ]
     foot = (
-        capsule((*base, 0.0), (*base, 0.10), 0.062, joint)
-        + cylinder((*base, 0.118), (*base, 0.130), 0.064, accent)
-        + _pedestal(base, 0.080, joint, palette["metal"])
+        capsule((*base, 0.0), (*base, 0.10), 0.060, joint)
+        + cylinder((*base, 0.118), (*base, 0.130), 0.063, accent)
+        + cylinder((*base, -0.74), (*base, 0.0), 0.052, palette["metal"])
     )
     stiffness = (1500.0, 1500.0, 1200.0, 600.0, 400.0, 300.0)
     return BodyXml(
