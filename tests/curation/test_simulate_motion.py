@@ -102,6 +102,24 @@ def test_rotate_turns_the_hand_as_seen_from_above(body, primitive, sign):
     assert np.linalg.norm(hand_way(done)) < 0.05
 
 
+def test_the_order_of_the_bodies_is_kept():
+    """The camera of a mixed episode hangs on its body's place: new bodies come last."""
+    first = ["sim_human", "sim_arm7", "sim_arm6", "sim_humanoid", "sim_arm5", "sim_claw"]
+    assert list(BODIES)[: len(first)] == first
+
+
+def test_a_claw_holds_with_three_fingers():
+    path = episode("sim_claw", "lift").trajectory
+    assert path.touching.tolist() == [3] * len(path.touching)
+
+
+def test_a_hinged_jaw_pushes_the_object_to_the_one_that_stands_still():
+    path = episode("sim_arm5", "grasp").trajectory
+    assert path.touching[-1] == 2
+    pushed = np.linalg.norm(path.objects[-1, 0, :2] - path.objects[0, 0, :2])
+    assert 0.002 < pushed < 0.02
+
+
 def test_every_body_gets_the_same_motion_in_a_scene_of_its_own():
     human, robot = episode("sim_human", "lift").episode, episode("sim_arm7", "lift").episode
     assert human.motion == robot.motion
