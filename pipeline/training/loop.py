@@ -9,21 +9,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from manifests.errors import ConfigError, EgodojoError
 
 from .checkpoint import list_checkpoints, load_checkpoint, remove_leftovers, save_checkpoint
+from .loop_config import MAY_CHANGE, LoopConfig
 from .metrics import MetricsFile
 from .optimisation import PowerEma, clip_gradients, lr_multiplier, seed_of
 from .ranks import (
@@ -36,97 +34,12 @@ from .ranks import (
     wait_for_all,
 )
 from .run_folder import bind_config, hold_run
+from .stop import stop_requests
+from .task import Batches, TrainTask
+
+__all__ = ["Batches", "FitResult", "LoopConfig", "TrainTask", "fit"]
 
 log = logging.getLogger(__name__)
-
-MAY_CHANGE = ("steps", "checkpoint_every", "keep_checkpoints", "log_every", "device")
-"""Fields of LoopConfig that a resumed run may change."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoopConfig:
-    """How a model is trained, whatever it is."""
-
-    steps: int
-    """Optimiser steps of the whole run."""
-    lr: float = 1.6e-4
-    """Learning rate that the schedule's factor multiplies."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of AdamW's two moments."""
-    eps: float = 1e-8
-    """AdamW's epsilon."""
-    weight_decay: float = 0.1
-    """Decoupled weight decay, on every tensor."""
-    grad_clip: float = 0.1
-    """Largest norm of the whole gradient; 0 switches clipping off."""
-    warmup_steps: int = 100
-    """Steps over which the factor rises from nearly 0 to `lr_peak`."""
-    lr_peak: float = 1.0
-    """Factor on `lr` at the end of the warm-up."""
-    lr_end: float = 1.0
-    """Factor on `lr` from `decay_steps` on."""
-    decay_steps: int = 0
-    """Step at which `lr_end` is reached; 0 keeps `lr_peak`."""
-    ema: float | None = None
-    """Relative width of the moving average of weights, 0.10 for instance; null keeps none."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Number type of the forward pass; weights and optimiser state are always float32."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` (a GPU when there is one), `cpu` or `cuda`."""
-    seed: int = 0
-    """Seed of every random draw of the run."""
-    checkpoint_every: int = 1000
-    """Steps between checkpoints; the last step always writes one."""
-    keep_checkpoints: int = 2
-    """Newest checkpoints kept."""
-    log_every: int = 10
-    """Steps between log lines; the metrics file has every step."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "checkpoint_every", "keep_checkpoints", "log_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"loop.{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("weight_decay", "grad_clip", "warmup_steps", "decay_steps"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"loop.{name} is {getattr(self, name)}; it must not be negative.")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ConfigError(f"loop.betas is {list(self.betas)}; both must lie in [0, 1).")
-        if not self.eps > 0:
-            raise ConfigError(f"loop.eps is {self.eps}; it must be above 0.")
-        if not self.lr > 0:
-            raise ConfigError(f"loop.lr is {self.lr}; it must be above 0.")
-        if self.ema is not None and not 0 < self.ema < 0.28:
-            raise ConfigError(f"loop.ema is {self.ema}; it must lie between 0 and 0.28.")
-
-
-class TrainTask(Protocol):
-    """What the loop needs to know of a model in training."""
-
-    def modules(self) -> Mapping[str, nn.Module]:
-        """The networks by name; parameters that require gradients are trained."""
-        ...
-
-    def loss(
-        self, batch: Any, *, step: int, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, float]]:
-        """Loss to minimise, and its parts for the metrics; draws come from `generator` (CPU)."""
-        ...
-
-
-class Batches(Protocol):
-    """An endless, restartable stream of batches."""
-
-    def __iter__(self) -> Iterator[Any]:
-        """Batches from the present position on."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Position after the last batch handed out, in plain values."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a saved position."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,7 +162,7 @@ class _Run:
         path = self.out / "metrics.jsonl"
         metrics = MetricsFile(path, keep_steps=self.step) if lead else None
         try:
-            with _stop_requests() as stop:
+            with stop_requests() as stop:
                 batches = iter(self.batches) if self.step < self.config.steps else iter(())
                 while self.step < self.config.steps:
                     start_s = time.perf_counter()
@@ -376,24 +289,3 @@ def _device(name: str) -> torch.device:
             "loop.device is cuda, but no GPU is visible.", hint="Use loop.device=cpu."
         )
     return torch.device(name)
-
-
-@contextlib.contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
-    """An event set by Ctrl-C or SIGTERM; a second Ctrl-C raises KeyboardInterrupt at once."""
-    asked = threading.Event()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
