@@ -29,6 +29,7 @@ HOMES = {
     "faiss": ("curation/dedup_semantic.py", "latent_actions/index.py"),
     "open_clip": ("curation/scorers/embedding.py",),
     "mujoco": ("curation/simulation/",),
+    "tensorboardX": ("pipeline/training/records.py",),
     "cv2": ("latent_actions/flow.py",),
 }
 

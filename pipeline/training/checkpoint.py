@@ -20,34 +20,55 @@ from torch import Tensor
 
 from manifests.errors import EgodojoError
 
+from .ranks import rank, wait_for_all
+
 STATE_NAME = "state.pt"
+SHARDS_DIR = "shards"
 
 
-def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], *, keep: int = 2) -> Path:
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    state: Mapping[str, Any],
+    *,
+    keep: int = 2,
+    shards: dict[str, Tensor] | None = None,
+) -> Path:
     """Write `state` as `folder/step-<8 digits>/` and remove all but the newest `keep` checkpoints.
 
-    The folder appears by one rename after its bytes are on the disk: it is whole or absent.
+    The folder appears by one rename after its bytes are on the disk: it is whole or absent. On
+    several ranks all must call it; rank 0 writes `state`, and each its part of `shards`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder)
     final = folder / f"step-{step:08d}"
     part = folder / f".part-{final.name}"
-    part.mkdir()
-    with (part / STATE_NAME).open("wb") as file:
-        torch.save(dict(state), file)
-        file.flush()
-        os.fsync(file.fileno())
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(part, final)
-    _sync_folder(folder)
-    for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+    lead = rank() == 0
+    if lead:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+        part.mkdir()
+    if shards is not None:
+        from .shard_files import save_shards
+
+        wait_for_all()
+        save_shards(part / SHARDS_DIR, shards)
+    wait_for_all()
+    if lead:
+        with (part / STATE_NAME).open("wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(part, final)
+        _sync_folder(folder)
+        for old in list_checkpoints(folder)[:-keep]:
+            shutil.rmtree(old)
+    wait_for_all()
     return final
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read one checkpoint onto the CPU; only tensors and plain values are accepted, never code.
+    """Read a checkpoint's state onto the CPU; only tensors and plain values, never code.
 
     Raises:
         EgodojoError: The file is damaged, or holds code.

@@ -10,6 +10,7 @@ import itertools
 import logging
 import multiprocessing
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from manifests.errors import ConfigError, EgodojoError, OverBudgetError
 from manifests.mixture.plan import MixturePlan
 
+from .problems import BAD_ALLOWED
 from .windows import BadSample, WindowReader
 
 _log = logging.getLogger(__name__)
-
-BAD_ALLOWED = 10
-"""Bad samples that never stop a run, however short it is."""
 
 
 class WindowLoader:
@@ -78,6 +77,7 @@ class WindowLoader:
         self.max_bad_ratio = max_bad_ratio
         self.bad_samples: list[BadSample] = []
         self._handed_out = 0
+        self._num_taken = 0
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Batches from the present position on; the position moves as each is handed out.
@@ -102,6 +102,16 @@ class WindowLoader:
             self._account(batch.pop("bad"))
             self.position += starts.step
             yield batch
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of the run handed out so far, on all ranks together."""
+        return self.position
+
+    def take_problems(self) -> list[dict[str, Any]]:
+        """Bad samples since the last call, as plain values."""
+        new, self._num_taken = self.bad_samples[self._num_taken :], len(self.bad_samples)
+        return [asdict(one) for one in new]
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run stands, the same on all ranks: samples handed out by all of them."""

@@ -10,8 +10,8 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +20,18 @@ from torch import Tensor
 
 from manifests.errors import ConfigError, EgodojoError
 
-from .checkpoint import list_checkpoints, load_checkpoint, remove_leftovers, save_checkpoint
+from .checkpoint import list_checkpoints, load_checkpoint, remove_leftovers
 from .loop_config import MAY_CHANGE, LoopConfig
-from .metrics import MetricsFile
-from .optimisation import PowerEma, clip_gradients, lr_multiplier, seed_of
-from .ranks import (
-    any_rank,
-    average_gradients,
-    broadcast_modules,
-    mean_over_ranks,
-    rank,
-    to_device,
-    wait_for_all,
-)
+from .optimisation import PowerEma
+from .parallel import Networks
+from .problems import check_budget
+from .ranks import any_rank, gather, mean_over_ranks, rank, wait_for_all
+from .records import PROBLEMS_NAME, OnStep, RunRecords
 from .run_folder import bind_config, hold_run
+from .step import Stepper
 from .stop import stop_requests
-from .task import Batches, TrainTask
+from .task import Batches, RecordingBatches, TrainTask, ValidatedTask
+from .train_state import TrainState
 
 __all__ = ["Batches", "FitResult", "LoopConfig", "TrainTask", "fit"]
 
@@ -53,7 +49,11 @@ class FitResult:
     seconds_per_step: float
     """Median wall time of this call's steps, loading included; 0 when there were none."""
     ema: dict[str, dict[str, Tensor]]
-    """Averaged weights by network and parameter name; empty without `ema`."""
+    """Averaged weights by network and parameter name; empty without `loop.ema`, and on other ranks
+    than the first."""
+    weights: dict[str, dict[str, Tensor]]
+    """Whole state by network as it is to be shared: averaged where averages are kept. Empty on
+    other ranks than the first."""
 
 
 def fit(
@@ -63,13 +63,13 @@ def fit(
     *,
     out: Path,
     resume: bool = True,
-    on_step: Callable[[dict[str, Any]], None] | None = None,
+    on_step: OnStep | None = None,
     run_config: Mapping[str, Any] | None = None,
     may_change: Iterable[str] = (),
 ) -> FitResult:
     """Train until `config.steps`, continuing the run in `out` when it holds checkpoints.
 
-    Writes `metrics.jsonl`, `checkpoints/step-<8 digits>/` and, when `run_config` is given,
+    Writes the files of `records`, `checkpoints/step-<8 digits>/` and, when `run_config` is given,
     `config.resolved.yaml`. Ctrl-C and SIGTERM finish the step, save and raise KeyboardInterrupt;
     a second Ctrl-C stops at once.
 
@@ -86,6 +86,7 @@ def fit(
     Raises:
         LockedError: Another process trains in `out`.
         ConfigError: The configuration differs from the one the run was started with.
+        OverBudgetError: More samples could not be read than `loop.max_bad_ratio` allows.
         EgodojoError: The loader ended early, a checkpoint is damaged or does not fit, or the loss
             stays not finite.
     """
@@ -110,29 +111,24 @@ class _Run:
 
     def __init__(self, task: TrainTask, batches: Batches, config: LoopConfig, out: Path) -> None:
         self.task, self.batches, self.config, self.out = task, batches, config, out
-        self.device = _device(config.device)
-        self.networks = dict(task.modules())
-        for network in self.networks.values():
-            network.to(self.device)
-            network.train()
-        broadcast_modules(self.networks.values())
-        self.parameters = {
-            f"{name}.{key}": value
-            for name, network in self.networks.items()
-            for key, value in network.named_parameters()
-            if value.requires_grad
-        }
-        self.optimizer = torch.optim.AdamW(
-            list(self.parameters.values()),
+        self.networks = Networks(task, config)
+        self.device = self.networks.device
+        optimizer = torch.optim.AdamW(
+            list(self.networks.parameters.values()),
             lr=config.lr,
             betas=config.betas,
             eps=config.eps,
             weight_decay=config.weight_decay,
             fused=self.device.type == "cuda",
         )
-        self.ema = PowerEma(self.parameters, width=config.ema) if config.ema is not None else None
+        width = config.ema
+        ema = PowerEma(self.networks.parameters, width=width) if width is not None else None
+        self.state = TrainState(networks=self.networks, optimizer=optimizer, ema=ema)
+        self.stepper = Stepper(self.state, config)
         self.step = 0
         self.num_bad_steps = 0
+        self.num_problems = 0
+        self.records: RunRecords | None = None
 
     def restore(self) -> None:
         saved = list_checkpoints(self.out / "checkpoints")
@@ -140,103 +136,107 @@ class _Run:
             return
         state = load_checkpoint(saved[-1])
         self._compare_config(state["config"])
-        try:
-            for name, network in self.networks.items():
-                network.load_state_dict(state["model"][name])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise EgodojoError(
-                f"Checkpoint {saved[-1]} does not fit the model: {error}",
-                hint="Resume with the model's own configuration, or choose another --out.",
-            ) from error
-        if self.ema is not None:
-            self.ema.load(state["ema"])
+        self.state.load(saved[-1], state)
+        self.stepper.load_state_dict(state.get("scaler", {}))
         self.batches.load_state_dict(state["batches"])
         self.step = int(state["step"])
+        self.num_problems = int(state.get("num_problems", 0))
         log.info("resuming %s at step %d", self.out, self.step)
 
-    def train(self, on_step: Callable[[dict[str, Any]], None] | None) -> FitResult:
+    def train(self, on_step: OnStep | None) -> FitResult:
         losses: list[float] = []
         seconds: list[float] = []
-        lead = rank() == 0
-        path = self.out / "metrics.jsonl"
-        metrics = MetricsFile(path, keep_steps=self.step) if lead else None
+        if rank() == 0:
+            self.records = RunRecords(self.out, self.config, step=self.step, on_step=on_step)
         try:
             with stop_requests() as stop:
                 batches = iter(self.batches) if self.step < self.config.steps else iter(())
                 while self.step < self.config.steps:
                     start_s = time.perf_counter()
-                    row = self._one_step(next(batches, None))
+                    row = self._one_step(batches)
                     seconds.append(time.perf_counter() - start_s)
                     losses.append(row["loss"])
-                    if metrics is not None:
-                        self._report({**row, "seconds": seconds[-1]}, metrics, on_step)
+                    if self.records is not None:
+                        self.records.step({**row, "seconds": seconds[-1]})
+                    self._check_problems()
+                    if self._is_at(self.config.validate_every):
+                        self._validate()
                     stopping = any_rank(stop.is_set(), self.device)
-                    at_mark = self.step % self.config.checkpoint_every == 0
-                    if at_mark or stopping or self.step == self.config.steps:
+                    if stopping or self._is_at(self.config.checkpoint_every):
                         self.save()
                     if stopping:
                         raise KeyboardInterrupt
         finally:
-            if metrics is not None:
-                metrics.close()
+            if self.records is not None:
+                self.records.close()
         middle = sorted(seconds)[len(seconds) // 2] if seconds else 0.0
         return FitResult(
-            steps=self.step, losses=losses, seconds_per_step=middle, ema=self._ema_by_network()
+            steps=self.step,
+            losses=losses,
+            seconds_per_step=middle,
+            ema=self._by_network(self.networks.whole(self.state.averages())),
+            weights=self._final_weights(),
         )
 
     def save(self) -> None:
-        if rank() == 0:
-            state = {
-                "step": self.step,
-                "config": {key: getattr(self.config, key) for key in LoopConfig.__slots__},
-                "model": {name: module.state_dict() for name, module in self.networks.items()},
-                "optimizer": self.optimizer.state_dict(),
-                "ema": self.ema.weights if self.ema is not None else {},
-                "batches": self.batches.state_dict(),
-            }
-            keep = self.config.keep_checkpoints
-            save_checkpoint(self.out / "checkpoints", self.step, state, keep=keep)
-        wait_for_all()
+        plain = {
+            "config": {key: getattr(self.config, key) for key in LoopConfig.__slots__},
+            "batches": self.batches.state_dict(),
+            "scaler": self.stepper.state_dict(),
+            "num_problems": self.num_problems,
+        }
+        keep = self.config.keep_checkpoints
+        self.state.save(self.out / "checkpoints", self.step, plain, keep=keep)
 
-    def _one_step(self, batch: Any) -> dict[str, Any]:
-        config = self.config
-        if batch is None:
-            raise EgodojoError(
-                f"The loader ended after {self.step} steps, but the run needs {config.steps}.",
-                hint="Give a mixture with more samples or lower loop.steps.",
-            )
-        factor = lr_multiplier(
-            self.step,
-            warmup_steps=config.warmup_steps,
-            decay_steps=config.decay_steps,
-            peak=config.lr_peak,
-            end=config.lr_end,
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.lr * factor
-        seed = seed_of(config.seed, self.step, rank())
-        torch.manual_seed(seed)  # for layers that draw on their own, such as dropout
-        generator = torch.Generator().manual_seed(seed)
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
-        ):
-            loss, parts = self.task.loss(
-                to_device(batch, self.device), step=self.step, generator=generator
-            )
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
-        parameters = list(self.parameters.values())
-        average_gradients(parameters)
-        grad_norm, replaced = clip_gradients(parameters, config.grad_clip)
-        self.optimizer.step()
-        if self.ema is not None:
-            self.ema.update(self.parameters, num_updates=self.step)
+    def _one_step(self, batches: Iterator[Any]) -> dict[str, Any]:
+        row = self.stepper.step(self._batches_of_a_step(batches), step=self.step)
         self.step += 1
-        values = mean_over_ranks({"loss": float(loss.detach()), **parts}, self.device)
+        problems = self._take_problems()
+        values = mean_over_ranks({**row.values, "problems": float(len(problems))}, self.device)
+        if values.pop("problems"):
+            self._record(gather(problems))
         self._count_bad(values["loss"])
-        row = {"step": self.step, **values, "lr": config.lr * factor, "grad_norm": grad_norm}
-        return {**row, "nonfinite_grad": True} if replaced else row
+        return {"step": self.step, **values, **row.facts}
+
+    def _batches_of_a_step(self, batches: Iterator[Any]) -> Iterator[Any]:
+        for _ in range(self.config.accumulate):
+            batch = next(batches, None)
+            if batch is None:
+                raise EgodojoError(
+                    f"The loader ended after {self.step} steps, but the run needs "
+                    f"{self.config.steps}.",
+                    hint="Give a mixture with more samples or lower loop.steps.",
+                )
+            yield batch
+
+    def _is_at(self, every: int) -> bool:
+        return self.step % every == 0 or self.step == self.config.steps
+
+    def _validate(self) -> None:
+        if not isinstance(self.task, ValidatedTask):
+            return
+        start_s = time.perf_counter()
+        with self.networks.evaluating(self.state.averages()), self.stepper.autocast():
+            found = self.task.validate(step=self.step, device=self.device)
+        if found is not None and self.records is not None:
+            self.records.validated(self.step, found, time.perf_counter() - start_s)
+
+    def _take_problems(self) -> list[dict[str, Any]]:
+        if isinstance(self.batches, RecordingBatches):
+            return self.batches.take_problems()
+        return []
+
+    def _record(self, problems: list[dict[str, Any]]) -> None:
+        self.num_problems += sum(problem["attempt"] == 0 for problem in problems)
+        if self.records is not None:
+            self.records.bad_samples(self.step, problems)
+
+    def _check_problems(self) -> None:
+        if self.num_problems and isinstance(self.batches, RecordingBatches):
+            path = self.out / PROBLEMS_NAME
+            check_budget(
+                self.num_problems, self.batches.num_samples, self.config.max_bad_ratio, path
+            )
 
     def _count_bad(self, loss: float) -> None:
         self.num_bad_steps = 0 if math.isfinite(loss) else self.num_bad_steps + 1
@@ -246,46 +246,31 @@ class _Run:
                 hint="Lower loop.lr, or look at the batches of these steps.",
             )
 
-    def _report(
-        self,
-        row: dict[str, Any],
-        metrics: MetricsFile,
-        on_step: Callable[[dict[str, Any]], None] | None,
-    ) -> None:
-        metrics.append(row)
-        if on_step is not None:
-            on_step(row)
-        if self.step % self.config.log_every == 0 or self.step == self.config.steps:
-            log.info("step %d: loss %.4f, %.2f s", self.step, row["loss"], row["seconds"])
-
     def _compare_config(self, saved: Mapping[str, Any]) -> None:
-        for name in LoopConfig.__slots__:
-            old, new = saved.get(name), getattr(self.config, name)
-            if name not in MAY_CHANGE and old != new:
+        for field in fields(LoopConfig):
+            old, new = saved.get(field.name, field.default), getattr(self.config, field.name)
+            if field.name not in MAY_CHANGE and old != new:
                 raise ConfigError(
-                    f"loop.{name} is {new!r}, but the run in {self.out} was started with {old!r}.",
+                    f"loop.{field.name} is {new!r}, but the run in {self.out} was started with "
+                    f"{old!r}.",
                     hint="Set it back to resume this run, or choose another --out.",
                 )
 
-    def _ema_by_network(self) -> dict[str, dict[str, Tensor]]:
-        if self.ema is None:
-            return {}
-        weights = self.ema.weights
-        return {
-            name: {
-                key: weights[f"{name}.{key}"]
-                for key, value in network.named_parameters()
-                if value.requires_grad
-            }
-            for name, network in self.networks.items()
+    def _final_weights(self) -> dict[str, dict[str, Tensor]]:
+        averages = self.state.averages()
+        own = {
+            f"{name}.{key}": averages.get(f"{name}.{key}", value)
+            for name, network in self.networks.by_name.items()
+            for key, value in network.state_dict().items()
         }
+        return self._by_network(self.networks.whole(own))
 
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "loop.device is cuda, but no GPU is visible.", hint="Use loop.device=cpu."
-        )
-    return torch.device(name)
+    def _by_network(self, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """Tensors named `network.key`, sorted into their networks; empty for no tensors."""
+        sorted_out: dict[str, dict[str, Tensor]] = {}
+        for name in self.networks.by_name:
+            start = f"{name}."
+            own = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+            if own:
+                sorted_out[name] = own
+        return sorted_out

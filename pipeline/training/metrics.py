@@ -1,4 +1,4 @@
-"""The metrics file of a training run: one JSON line a step, cut to the checkpoint on resume."""
+"""Record files of a training run: JSON lines with a step, cut to the checkpoint on resume."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 
 class MetricsFile:
-    """Append-only JSONL file with one line per training step.
+    """Append-only JSONL file whose lines belong to training steps.
 
     Example:
         >>> metrics = MetricsFile(tmp_path / "metrics.jsonl", keep_steps=0)
@@ -21,19 +21,28 @@ class MetricsFile:
         [{'step': 1, 'loss': 0.5}]
     """
 
-    def __init__(self, path: Path, *, keep_steps: int) -> None:
-        """Open `path`, keeping only whole lines of steps 1 .. `keep_steps`."""
-        _truncate(path, keep_steps)
-        self._file: TextIO = path.open("a", encoding="utf-8")
+    def __init__(self, path: Path, *, keep_steps: int, lazy: bool = False) -> None:
+        """Open `path`, keeping only whole lines of steps 1 .. `keep_steps`.
+
+        `lazy` makes no file before there is a line for it.
+        """
+        self._path = path
+        self._file: TextIO | None = None
+        if path.exists() or not lazy:
+            _truncate(path, keep_steps)
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Write one step; a number that is not finite becomes null, which JSON can hold."""
+        if self._file is None:
+            self._file = self._path.open("a", encoding="utf-8")
         self._file.write(json.dumps({key: _finite(value) for key, value in row.items()}) + "\n")
         self._file.flush()
 
     def close(self) -> None:
-        """Close the file; further appends fail."""
-        self._file.close()
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -46,6 +55,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 def lr_multiplier(
@@ -40,21 +42,27 @@ def lr_multiplier(
 def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> tuple[float, bool]:
     """Replace gradient entries that are not finite by zero, then scale the norm to `max_norm`.
 
-    A `max_norm` of 0 never scales.
+    A `max_norm` of 0 never scales. Gradients may be sharded; the norm is that of all shards.
 
     Returns:
         The norm before scaling, and whether an entry had to be replaced.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
-    replaced = not bool(torch.isfinite(norm))
+    norm, size = _total_norm(gradients)
+    replaced = not math.isfinite(size)
     if replaced:
         for gradient in gradients:
             torch.nan_to_num_(gradient, nan=0.0, posinf=0.0, neginf=0.0)
-        norm = nn.utils.get_total_norm(gradients)
+        norm, size = _total_norm(gradients)
     if max_norm > 0:
         nn.utils.clip_grads_with_norm_(list(parameters), max_norm, norm)
-    return float(norm), replaced
+    return size, replaced
+
+
+def _total_norm(gradients: Sequence[Tensor]) -> tuple[Tensor, float]:
+    """The norm in the form that sharded gradients can be divided by, and as a number."""
+    norm = nn.utils.get_total_norm(gradients)
+    return norm, float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def seed_of(*key: int | str) -> int:

@@ -28,17 +28,6 @@ def broadcast_modules(modules: Iterable[nn.Module]) -> None:
                 dist.broadcast(tensor.data, src=0)
 
 
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace every gradient by its mean over the ranks; a missing one counts as zero."""
-    if not _distributed():
-        return
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        dist.all_reduce(parameter.grad)
-        parameter.grad /= world_size()
-
-
 def mean_over_ranks(values: dict[str, float], device: torch.device) -> dict[str, float]:
     """Mean of every number over the ranks; all ranks must give the same keys."""
     if not _distributed():
@@ -55,6 +44,15 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     packed = torch.tensor([float(flag)], device=device)
     dist.all_reduce(packed)
     return bool(packed.item() > 0)
+
+
+def gather(value: list[Any]) -> list[Any]:
+    """The lists of all ranks joined in the order of the ranks, on every rank."""
+    if not _distributed():
+        return value
+    lists: list[list[Any]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(lists, value)
+    return [item for part in lists for item in part]
 
 
 def wait_for_all() -> None:

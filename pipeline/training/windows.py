@@ -23,7 +23,7 @@ from manifests.latents import LatentReader
 from manifests.mixture.plan import MixturePlan, Sample
 from pipeline.clips import ClipReader
 
-MAX_ATTEMPTS = 16
+from .problems import MAX_ATTEMPTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
