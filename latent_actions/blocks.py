@@ -11,6 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 TABLE_LENGTH = 5000
 
@@ -168,6 +169,7 @@ class Transformer(nn.Module):
         )
         self.transformer_blocks = nn.ModuleList(block(width, num_heads) for _ in range(num_blocks))
         self.out = nn.Linear(width, out_width)
+        self.recompute = False  # keep no activations inside blocks while training
         self.table: Tensor
         self.register_buffer("table", position_table(width), persistent=False)
 
@@ -207,7 +209,10 @@ class Transformer(nn.Module):
     def _run(self, x: Tensor, blocks: list[nn.Module], num_kept: int | None) -> Tensor:
         *others, last = blocks
         for block in others:
-            x = block(x)
+            if self.recompute and self.training:
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
         x = last(x) if num_kept is None else last(x, num_kept=num_kept)
         out: Tensor = self.out(x)
         return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,65 +27,70 @@ def index() -> None:
 @latents.command(
     epilog="Example: egodojo latents train DATASET --size tiny --steps 100 --out MODEL"
 )
-@DATASET
+@click.argument("dataset", type=LOCATION, required=False)
+@click.option("--mixture", help="Instead of DATASET: a mixture file, or a shipped one by name.")
 @click.option("--size", default="tiny", show_default=True, help="Preset: tiny, small or base.")
 @click.option("--config", "file", type=click.Path(path_type=Path), help="YAML over the preset.")
 @click.option("--steps", type=int, help="Optimiser steps; the same as --set loop.steps=N.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Change one setting.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Training processes; more than one are started by Ray Train.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the resolved configuration, do nothing.")
 @output_options
 def train(
-    dataset: Location,
+    dataset: Location | None,
+    mixture: str | None,
     size: str,
     file: Path | None,
     steps: int | None,
     out: Path,
     sets: tuple[str, ...],
+    workers: int,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Train a latent action model on the kept clips; rerun the same command to go on."""
-    from manifests.config import load_config, read_yaml, to_dict, to_yaml
+    from manifests.config import to_dict, to_yaml
+    from manifests.mixture import MixtureSpec
 
-    from .config import TrainConfig, preset
+    from .config import load_train_config
 
+    if (dataset is None) == (mixture is None):
+        raise click.UsageError("Give either a DATASET or --mixture.")
     if steps is not None:
         sets = (*sets, f"loop.steps={steps}")
-    values: dict[str, Any] = to_dict(preset(size))
-    for section, given in (read_yaml(file) if file else {}).items():
-        inner = values.get(section)
-        if isinstance(inner, dict) and isinstance(given, dict):
-            given = {**inner, **given}
-        values[section] = given
-    config = load_config(TrainConfig, values=values, sets=sets, where=str(file or f"size {size}"))
+    config = load_train_config(size, file=file, sets=sets)
+    data = MixtureSpec.load(mixture) if mixture is not None else dataset
     if dry_run:
         emit(to_dict(config), as_json=as_json, text=to_yaml(config))
         return
-    from dataclasses import asdict
-
     from pipeline.progress import Progress
+    from pipeline.training.launch import is_lead, launch
 
+    from .report import read_summary
     from .train import train as run_training
 
-    with Progress(config.loop.steps, "steps", quiet=quiet) as progress:
+    assert data is not None, "one of the two was given"
+    run = partial(run_training, data, config, out=out.absolute())
+    if workers > 1:
+        launch(run, workers)
+    else:
+        with Progress(config.loop.steps, "steps", quiet=quiet or not is_lead()) as progress:
 
-        def show(row: dict[str, Any]) -> None:
-            progress.advance(row["step"] - progress.done, note=f"loss {row['loss']:.5f}")
+            def show(row: dict[str, Any]) -> None:
+                progress.advance(row["step"] - progress.done, note=f"loss {row['loss']:.5f}")
 
-        result = run_training(dataset, config, out=out, on_step=show)
-    loss = (
-        "nothing left to do"
-        if result.first_loss is None or result.last_loss is None
-        else f"loss {result.first_loss:.5f} -> {result.last_loss:.5f}, "
-        f"{result.seconds_per_step:.2f} s a step"
-    )
-    text = (
-        f"{result.model_id}: {result.steps} steps on {result.num_clips} clips, {loss}\n"
-        f"model: {result.path}"
-    )
-    emit(asdict(result), as_json=as_json, text=text, quiet=quiet)
+            launch(partial(run, on_step=show))
+    if is_lead():  # of several processes that torchrun started, one speaks
+        summary = read_summary(out)
+        emit(to_dict(summary), as_json=as_json, quiet=quiet, text=lambda: summary.text())
 
 
 @latents.command(epilog="Example: egodojo latents extract DATASET --model MODEL --step 2 --step 4")

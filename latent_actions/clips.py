@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from manifests.errors import DatasetError
@@ -41,12 +42,18 @@ def list_clips(
     Raises:
         DatasetError: There are none.
     """
+    table = clip_table(dataset, where=where, every_written=every_written)
+    return [ClipRef(**row) for row in table.drop_columns(["video_id"]).to_pylist()]
+
+
+def clip_table(dataset: Dataset, *, where: str = "true", every_written: bool = False) -> pa.Table:
+    """`list_clips` as a table with the columns of `ClipRef` and `video_id`."""
     view = "clips" if every_written else "kept"
     rows = dataset.sql(
-        f"SELECT clip_id, shard, coalesce(source, '') AS source, num_frames FROM {view} "
-        f"WHERE gate IS NULL AND ({where}) ORDER BY clip_id"
-    ).to_pylist()
-    if not rows:
+        "SELECT clip_id, shard, coalesce(source, '') AS source, num_frames, video_id "
+        f"FROM {view} WHERE gate IS NULL AND ({where}) ORDER BY clip_id"
+    )
+    if not len(rows):
         raise DatasetError(
             f"{dataset.path} has no {'written' if every_written else 'kept'} clip"
             + (f" where {where}." if where != "true" else "."),
@@ -54,4 +61,4 @@ def list_clips(
             if not every_written
             else "Run `egodojo curate` first.",
         )
-    return [ClipRef(**row) for row in rows]
+    return rows

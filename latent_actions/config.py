@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from manifests.config import nearest
+from manifests.config import load_config, nearest, read_yaml, to_dict
 from manifests.errors import ConfigError
-from pipeline.training.loop import LoopConfig
+from pipeline.training.loop_config import MAY_CHANGE as LOOP_MAY_CHANGE
+from pipeline.training.loop_config import LoopConfig
 
 LATENT_DIM = 32
 RELEASED: dict[str, Any] = {
@@ -19,6 +21,13 @@ RELEASED: dict[str, Any] = {
     "seed": 32,
 }
 """Optimiser settings of the released model: constant learning rate, no warm-up."""
+MAY_CHANGE = (
+    "dataset",
+    "data.num_threads",
+    "recompute",
+    *(f"loop.{name}" for name in LOOP_MAY_CHANGE),
+)
+"""Fields of a run that a resumed one may change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,11 +115,16 @@ class DataConfig:
     brightness: float = 0.1
     """One number from [-brightness, brightness] is added to both frames of a pair."""
     balance: Literal["source", "sample", "log", "pi"] = "source"
-    """How sources share the draws: equally, by their number n of clips, by log n, or by n^0.43."""
+    """How the sources of a dataset share the draws: equally, by their number n of clips, by log n,
+    or by n^0.43. Sources of a mixture have weights instead."""
     where: str = "true"
     """SQL condition on the kept clips to train on."""
     num_threads: int = 1
     """Threads that read ahead."""
+    validation_share: float = 0.02
+    """Share of the videos whose clips are held out, at least one video; 0 holds none out."""
+    validation_pairs: int = 256
+    """Pairs of held-out clips that a validation looks at."""
 
     def __post_init__(self) -> None:
         for key in ("batch_size", "min_stride", "num_threads"):
@@ -123,6 +137,15 @@ class DataConfig:
             )
         if self.brightness < 0:
             raise ConfigError(f"data.brightness is {self.brightness}, it must not be negative.")
+        if not 0 <= self.validation_share < 1:
+            raise ConfigError(
+                f"data.validation_share is {self.validation_share}, it must lie in [0, 1)."
+            )
+        if self.validation_pairs < 2:
+            raise ConfigError(
+                f"data.validation_pairs is {self.validation_pairs}, it must be at least 2: latents "
+                "are shuffled between pairs."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,15 +160,23 @@ class TrainConfig:
     """Optimiser, length of the run, checkpoints and the seed of weights, pairs and noise."""
     beta: float = 1e-6
     """Weight of the KL term."""
+    recompute: bool = False
+    """Recompute blocks in the backward pass instead of keeping their activations; of
+    `input: frames`."""
 
     def __post_init__(self) -> None:
         if self.beta < 0:
             raise ConfigError(f"beta is {self.beta}, it must not be negative.")
+        if self.recompute and self.model.input != "frames":
+            raise ConfigError(f"recompute has no meaning with model.input: {self.model.input}.")
 
 
 def base() -> TrainConfig:
     """The published 700M model: 24 + 24 blocks of width 1024, 709,778,240 parameters."""
-    return TrainConfig(model=ModelConfig(name="lam-base"), data=DataConfig(batch_size=20))
+    loop = LoopConfig(steps=400_000, precision="float16", **RELEASED)
+    return TrainConfig(
+        model=ModelConfig(name="lam-base"), data=DataConfig(batch_size=20, num_threads=8), loop=loop
+    )
 
 
 def tiny() -> TrainConfig:
@@ -156,7 +187,7 @@ def tiny() -> TrainConfig:
     loop = LoopConfig(
         steps=100, lr=1e-3, weight_decay=1e-2, grad_clip=1.0, warmup_steps=10, checkpoint_every=100
     )
-    return TrainConfig(model=model, loop=loop)
+    return TrainConfig(model=model, data=DataConfig(validation_pairs=32), loop=loop)
 
 
 def small() -> TrainConfig:
@@ -188,3 +219,20 @@ def preset(size: str) -> TrainConfig:
     if size not in SIZES:
         raise ConfigError(f"There is no model size {size!r}.", hint=nearest(size, list(SIZES)))
     return SIZES[size]()
+
+
+def load_train_config(
+    size: str, *, file: Path | None = None, sets: tuple[str, ...] = ()
+) -> TrainConfig:
+    """A preset, adjusted by the sections of a YAML file and then by `key=value` settings.
+
+    Raises:
+        ConfigError: No such size or file, or a field is unknown or impossible.
+    """
+    values: dict[str, Any] = to_dict(preset(size))
+    for section, given in (read_yaml(file) if file else {}).items():
+        inner = values.get(section)
+        if isinstance(inner, dict) and isinstance(given, dict):
+            given = {**inner, **given}
+        values[section] = given
+    return load_config(TrainConfig, values=values, sets=sets, where=str(file or f"size {size}"))

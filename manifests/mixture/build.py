@@ -58,7 +58,8 @@ def _read_source(
     """Plan columns of one source and its facts; bodies met for the first time are appended."""
     dataset = Dataset.open(source.dataset, versions=source.versions or None)
     _check_aspect(spec, name, dataset)
-    table = _chosen_clips(dataset, name, source)
+    table = chosen_clips(dataset, name, source, columns=_CLIP_COLUMNS)
+    table = table.sort_by([("shard", "ascending"), ("clip_id", "ascending")])
     columns = _cut(spec, name, source, table, bodies)
     fits = columns["num_starts"] > 0
     left_out = {"too_short": int((~fits).sum())} if not fits.all() else {}
@@ -95,13 +96,17 @@ def _read_source(
     }
 
 
-def _chosen_clips(dataset: Dataset, name: str, source: SourceSpec) -> pa.Table:
-    """Kept clips that match the predicate, by shard and clip id."""
+def chosen_clips(dataset: Dataset, name: str, source: SourceSpec, *, columns: str) -> pa.Table:
+    """Columns of the kept clips that match a source's predicate, in any order.
+
+    Raises:
+        ConfigError: The predicate fails.
+    """
     relation = dataset.relation("clips", verdict="keep")
     try:
         if source.where.strip():
             relation = relation.filter(source.where)
-        table = relation.select(_CLIP_COLUMNS).to_arrow_table()
+        table: pa.Table = relation.select(columns).to_arrow_table()
     except duckdb.Error as error:
         raise ConfigError(
             f"Source {name!r}: the predicate {source.where!r} failed on {source.dataset}: "
@@ -109,7 +114,7 @@ def _chosen_clips(dataset: Dataset, name: str, source: SourceSpec) -> pa.Table:
             hint="It may name columns of clips and score tables, for instance "
             "num_frames >= 60 AND hands.hands_ratio > 0.5.",
         ) from error
-    return table.sort_by([("shard", "ascending"), ("clip_id", "ascending")])
+    return table
 
 
 def _cut(

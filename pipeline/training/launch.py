@@ -44,6 +44,11 @@ def launch(fn: Callable[[], Any], num_workers: int = 1, *, use_gpu: bool | None 
     return None
 
 
+def is_lead() -> bool:
+    """Whether this process is the one that speaks: alone, or the first that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _as_torchrun_rank(fn: Callable[[], Any], *, use_gpu: bool) -> Any:
     if use_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
@@ -66,7 +71,7 @@ def _on_ray(fn: Callable[[], Any], num_workers: int, *, use_gpu: bool) -> None:
         ray.init(include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory(prefix="egodojo-train-") as scratch:
         trainer = TorchTrainer(
-            lambda: _discard(fn),
+            lambda: _on_worker(fn, use_gpu=use_gpu),
             scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
             run_config=RunConfig(storage_path=scratch),
         )
@@ -79,5 +84,10 @@ def _on_ray(fn: Callable[[], Any], num_workers: int, *, use_gpu: bool) -> None:
                 ray.shutdown()
 
 
-def _discard(fn: Callable[[], Any]) -> None:
+def _on_worker(fn: Callable[[], Any], *, use_gpu: bool) -> None:
+    """Run `fn` on a Ray Train worker; what it returns stays there."""
+    if use_gpu:  # workers of one machine see all its GPUs
+        from ray.train.torch import get_device
+
+        torch.cuda.set_device(get_device())
     fn()

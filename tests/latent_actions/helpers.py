@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from latent_actions.clips import ClipRef
+from latent_actions.clips import ClipRef, FrameReader
 from latent_actions.config import ModelConfig
 from latent_actions.model import LatentActionModel
+from latent_actions.sources import ClipSource
 from manifests.errors import SampleError
 
 SMALL = ModelConfig(
@@ -31,19 +34,44 @@ def small_model(seed: int = 0) -> LatentActionModel:
 
 
 class MemoryClips:
-    """A reader of made-up clips; `broken` ones raise as a damaged shard does."""
+    """A reader of made-up clips, every third of one video; `broken` ones raise as damage does."""
 
-    def __init__(self, lengths: Sequence[int], *, broken: Sequence[str] = ()) -> None:
+    def __init__(
+        self, lengths: Sequence[int], *, broken: Sequence[str] = (), names: str = "ab"
+    ) -> None:
         rng = np.random.default_rng(7)
         self.broken = set(broken)
         self.refs = [
-            ClipRef(clip_id=f"clip{n}", shard="clips-000000", source="ab"[n % 2], num_frames=length)
+            ClipRef(
+                clip_id=f"clip{n}",
+                shard="clips-000000",
+                source=names[n % len(names)],
+                num_frames=length,
+            )
             for n, length in enumerate(lengths)
         ]
         self.data = {
             ref.clip_id: rng.integers(0, 256, (ref.num_frames, 60, 96, 3), dtype=np.uint8)
             for ref in self.refs
         }
+        self.readers: dict[str, FrameReader] = {"memory": self}
+
+    @property
+    def sources(self) -> list[ClipSource]:
+        """The clips as training sees them."""
+        rows = [
+            {**asdict(ref), "video_id": f"video{number // 3}"}
+            for number, ref in enumerate(self.refs)
+        ]
+        names = sorted({ref.source for ref in self.refs})
+        return [
+            ClipSource(
+                name=name,
+                dataset="memory",
+                table=pa.Table.from_pylist([row for row in rows if row["source"] == name]),
+            )
+            for name in names
+        ]
 
     def frames(self, shard: str, clip_id: str, indices: Sequence[int]) -> NDArray[np.uint8]:
         if clip_id in self.broken:

@@ -1,0 +1,158 @@
+"""Where training pairs come from: the sources of one dataset or of a mixture, and what is held out.
+
+Clips stay columns of a table until one is drawn, so that millions of them fit in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from manifests.dataset import Dataset
+from manifests.errors import DatasetError
+from manifests.locations import Location
+from manifests.mixture import MixtureSpec
+from manifests.mixture.build import chosen_clips
+
+from .clips import ClipRef, clip_table
+
+_log = logging.getLogger(__name__)
+
+COLUMNS = ("clip_id", "shard", "source", "num_frames", "video_id")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipSource:
+    """Clips that share one part of the draws."""
+
+    name: str
+    dataset: str
+    """Folder or URI of the dataset they lie in."""
+    table: pa.Table
+    """Their `COLUMNS`, in order of `clip_id`."""
+    weight: int | float | None = None
+    """Share of the draws by the mixture; None in a dataset, where `data.balance` says it."""
+
+    @property
+    def num_clips(self) -> int:
+        """How many there are."""
+        return len(self.table)
+
+    def clip(self, number: int) -> ClipRef:
+        """One of them."""
+        names = ("clip_id", "shard", "source", "num_frames")
+        return ClipRef(**{name: self.table[name][number].as_py() for name in names})
+
+    def videos(self) -> list[str]:
+        """Ids of the videos they were cut from."""
+        videos: list[str] = pc.unique(self.table["video_id"]).to_pylist()
+        return videos
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """What a run trains on, with the table versions that make it repeatable."""
+
+    sources: tuple[ClipSource, ...]
+    versions: dict[str, dict[str, int]]
+    """Table versions by dataset of the mixture, or under "" for a dataset alone."""
+
+    @property
+    def num_clips(self) -> int:
+        """Clips of all sources together."""
+        return sum(source.num_clips for source in self.sources)
+
+
+def dataset_sources(
+    path: Location | str, *, where: str, versions: Mapping[str, Mapping[str, int]] | None = None
+) -> Sources:
+    """The kept clips of a dataset, a source for each value of the column `source`.
+
+    Raises:
+        DatasetError: It has no kept clip of two frames.
+    """
+    dataset = Dataset.open(path, versions=(versions or {}).get(""))
+    table = _usable(clip_table(dataset, where=where).select(COLUMNS))
+    names = table["source"].to_numpy(zero_copy_only=False)
+    sources = tuple(
+        ClipSource(name=name, dataset=str(path), table=table.filter(pa.array(names == name)))
+        for name in sorted(set(names.tolist()))
+    )
+    return Sources(sources=sources, versions={"": dict(dataset.versions)})
+
+
+def mixture_sources(
+    spec: MixtureSpec, *, versions: Mapping[str, Mapping[str, int]] | None = None
+) -> Sources:
+    """The clips that each source of a mixture chooses, at its pinned versions; weights are exact.
+
+    Windows and stored latents of the mixture do not matter here.
+
+    Raises:
+        ConfigError: A predicate fails.
+        DatasetError: A dataset is not there, or a source has no clip of two frames.
+    """
+    sources, read = [], {}
+    for name, source in spec.sources.items():
+        pinned = (versions or {}).get(name) or source.versions or None
+        dataset = Dataset.open(source.dataset, versions=pinned)
+        columns = "clip_id, shard, coalesce(source, '') AS source, num_frames, video_id"
+        table = chosen_clips(dataset, name, source, columns=columns)
+        table = _usable(table.sort_by("clip_id"), what=f"Source {name!r}: ")
+        read[name] = dict(dataset.versions)
+        sources.append(
+            ClipSource(name=name, dataset=source.dataset, table=table, weight=source.weight)
+        )
+    return Sources(sources=tuple(sources), versions=read)
+
+
+def split(
+    sources: Sequence[ClipSource], share: float
+) -> tuple[tuple[ClipSource, ...], tuple[ClipSource, ...]]:
+    """Sources to train on, and what is held out of them: all clips of some videos.
+
+    The choice depends on the ids of the videos alone, which are digests of their content: a video
+    is on the same side in every run, whatever else a dataset holds.
+    """
+    held = held_out_videos([source.videos() for source in sources], share)
+    if share > 0 and not held:
+        _log.warning("nothing is held out for validation: every source shows one video alone")
+    chosen = pa.array(sorted(held), type=pa.string())
+    sides: tuple[list[ClipSource], list[ClipSource]] = ([], [])
+    for source in sources:
+        is_held = pc.is_in(source.table["video_id"], value_set=chosen)
+        for side, rows in zip(sides, (pc.invert(is_held), is_held), strict=True):
+            part = replace(source, table=source.table.filter(rows))
+            if part.num_clips:
+                side.append(part)
+    return tuple(sides[0]), tuple(sides[1])
+
+
+def held_out_videos(videos_by_source: Iterable[Sequence[str]], share: float) -> frozenset[str]:
+    """Videos whose digest lies below `share`: one at least, but never all videos of a source."""
+    if share <= 0:
+        return frozenset()
+    by_source = [set(videos) for videos in videos_by_source]
+    place = {video: _place(video) for videos in by_source for video in videos}
+    always_trained = {max(videos, key=place.__getitem__) for videos in by_source}
+    ranked = sorted(place.keys() - always_trained, key=place.__getitem__)
+    return frozenset([video for video in ranked if place[video] < share] or ranked[:1])
+
+
+def _place(video_id: str) -> float:
+    """Where a video stands in [0, 1)."""
+    digest = hashlib.sha256(f"held out {video_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _usable(table: pa.Table, *, what: str = "") -> pa.Table:
+    """Clips of two frames at least."""
+    usable = table.filter(pa.array(table["num_frames"].to_numpy() > 1, type=pa.bool_()))
+    if not len(usable):
+        raise DatasetError(f"{what}No clip has two frames, so there is no pair to train on.")
+    return usable.combine_chunks()
