@@ -10,7 +10,8 @@ from typing import Literal
 from manifests.action_vector import ACTION_WIDTH, ROWS_PER_CHUNK
 from manifests.config import load_config, nearest, to_dict
 from manifests.errors import ConfigError
-from pipeline.training.loop import LoopConfig
+from pipeline.training.loop_config import MAY_CHANGE as LOOP_MAY_CHANGE
+from pipeline.training.loop_config import LoopConfig
 
 from .rope import RopeConfig
 
@@ -144,16 +145,8 @@ class PretrainConfig:
             raise ConfigError("tokenizer.fit_windows is 0; the tokenizer needs at least 1 window.")
 
 
-RESUME_MAY_CHANGE = (
-    "loop.steps",
-    "loop.checkpoint_every",
-    "loop.keep_checkpoints",
-    "loop.log_every",
-    "loop.device",
-    "num_workers",
-    "recompute",
-)
-"""Fields that a resumed pre-training may change: none of them changes a loss."""
+RESUME_MAY_CHANGE = ("num_workers", "recompute", *(f"loop.{name}" for name in LOOP_MAY_CHANGE))
+"""Fields that a resumed pre-training may change: none of them changes what is computed."""
 
 
 def model_2b() -> ModelConfig:

@@ -231,11 +231,15 @@ class WorldModel(nn.Module):
         load_network(self, network_state(state, prefix=prefix))
 
     def save_pretrained(
-        self, folder: Path, *, extra_files: Mapping[str, bytes] | None = None
+        self,
+        folder: Path,
+        *,
+        state: Mapping[str, Tensor] | None = None,
+        extra_files: Mapping[str, bytes] | None = None,
     ) -> None:
-        """Write `config.json` and `model.safetensors`."""
+        """Write `config.json` and `model.safetensors`: its own weights, or others of its shape."""
         config = {"kind": KIND, **to_dict(self.config)}
-        save_pretrained(folder, config, self.state_dict(), extra_files=extra_files)
+        save_pretrained(folder, config, state or self.state_dict(), extra_files=extra_files)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> Self:

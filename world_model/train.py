@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,14 @@ class PretrainTask:
     def modules(self) -> dict[str, nn.Module]:
         """The network; the tokenizer is not trained."""
         return {"model": self.model}
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer blocks, which can be sharded one by one."""
+        return list(self.model.blocks)
+
+    def entry_points(self) -> Sequence[str]:
+        """Only `forward` is called."""
+        return ()
 
     def loss(
         self, batch: dict[str, Any], *, step: int, generator: torch.Generator
@@ -120,7 +128,9 @@ def pretrain(
     with hold_run(out) if lead else contextlib.nullcontext():
         if lead:
             described = {**to_dict(config), "mixture": to_dict(mixture)}
-            bind_config(out, described, may_change=RESUME_MAY_CHANGE)
+            bind_config(
+                out, described, may_change=RESUME_MAY_CHANGE, defaults=to_dict(PretrainConfig())
+            )
             _prepare(config, mixture, out)
         wait_for_all()
         tokenizer = VideoTokenizer.from_pretrained(out / TOKENIZER_DIR)
@@ -131,6 +141,7 @@ def pretrain(
             rank=rank(),
             world_size=world_size(),
             num_workers=config.num_workers,
+            max_bad_ratio=config.loop.max_bad_ratio,
         )
         result = fit(task, batches, config.loop, out=out, on_step=on_step)
         if lead:
@@ -141,12 +152,8 @@ def pretrain(
 
 def export(model: WorldModel, result: FitResult, out: Path) -> None:
     """Write `out/model`: averaged weights where the run keeps them, and the tokenizer."""
-    with torch.no_grad():
-        parameters = dict(model.named_parameters())
-        for name, value in result.ema.get("model", {}).items():
-            parameters[name].copy_(value)
     files = tokenizer_files(out / TOKENIZER_DIR, prefix=TOKENIZER_DIR)
-    model.save_pretrained(out / MODEL_DIR, extra_files=files)
+    model.save_pretrained(out / MODEL_DIR, state=result.weights["model"], extra_files=files)
 
 
 def _prepare(config: PretrainConfig, mixture: MixtureSpec, out: Path) -> None:

@@ -7,6 +7,8 @@ every rank a share of each tensor and puts a block together only for as long as 
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -35,6 +37,7 @@ class Networks:
         broadcast_modules(self.by_name.values())
         blocks = list(task.blocks()) if isinstance(task, BlockwiseTask) else []
         if config.compile:
+            _check_compiler(self.device)
             for module in blocks or self.by_name.values():
                 module.compile()
         self.sharded = config.parallel == "fsdp2" and world_size() > 1
@@ -128,6 +131,15 @@ def choose_device(name: str) -> torch.device:
             "loop.device is cuda, but no GPU is visible.", hint="Use loop.device=cpu."
         )
     return torch.device(name)
+
+
+def _check_compiler(device: torch.device) -> None:
+    names = (os.environ.get("CXX", "c++"), "g++", "clang++")
+    if device.type == "cpu" and not any(shutil.which(name) for name in names):
+        raise ConfigError(
+            "loop.compile needs a C++ compiler, and none is on the PATH.",
+            hint="Install one, or leave loop.compile off.",
+        )
 
 
 class _LossOf(nn.Module):

@@ -86,7 +86,8 @@ class _Events:
         from tensorboardX import SummaryWriter
 
         # A run that goes on writes a new file; this mark hides what an older one holds beyond.
-        self._writer: Any = SummaryWriter(str(folder), purge_step=step + 1)
+        suffix = f".from-{step:08d}"
+        self._writer: Any = SummaryWriter(str(folder), purge_step=step + 1, filename_suffix=suffix)
 
     def scalars(self, group: str, row: Mapping[str, Any]) -> None:
         for name, value in row.items():

@@ -51,7 +51,11 @@ def hold_run(folder: Path) -> Iterator[None]:
 
 
 def bind_config(
-    folder: Path, config: Mapping[str, Any], *, may_change: Collection[str] = ()
+    folder: Path,
+    config: Mapping[str, Any],
+    *,
+    may_change: Collection[str] = (),
+    defaults: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the resolved configuration of a new run, or compare it with the one the run began with.
 
@@ -59,6 +63,7 @@ def bind_config(
         folder: The run folder.
         config: Plain mapping, as from `manifests.config.to_dict`.
         may_change: Dotted fields that a resumed run may change, for instance `loop.steps`.
+        defaults: Values of fields that are younger than the run.
 
     Raises:
         ConfigError: A field differs from the run's first configuration, which the message names,
@@ -74,7 +79,7 @@ def bind_config(
                 f"{', '.join(foreign)}.",
                 hint="Choose another --out.",
             )
-        old, new = _flat(known), _flat(_plain(config))
+        old, new = _flat(_plain(defaults or {})) | _flat(known), _flat(_plain(config))
         for field in sorted(old.keys() | new.keys()):
             if old.get(field) != new.get(field) and field not in may_change:
                 raise ConfigError(

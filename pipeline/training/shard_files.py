@@ -6,6 +6,7 @@ Every rank writes what it holds; the file `.metadata` says where each piece of a
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,10 @@ def load_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
         ValueError: A tensor is missing or of another size, or a file is damaged or holds code.
     """
     try:
-        load(tensors, storage_reader=_Reader(folder), no_dist=not dist.is_initialized())
+        with warnings.catch_warnings():
+            # It says that there is one process; that is what we ask for.
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            load(tensors, storage_reader=_Reader(folder), no_dist=not dist.is_initialized())
     except CheckpointException as error:  # not even an Exception
         first, _ = next(iter(error.failures.values()))
         raise ValueError(" ".join(str(first).split())) from error
