@@ -247,7 +247,7 @@ def test_compiling_without_a_compiler_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(ConfigError, match="needs a C.. compiler, and none is on the PATH"):
+    with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler, and none is on the PATH"):
         train(tmp_path, replace(CONFIG, compile=True))
 
 
