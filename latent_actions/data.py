@@ -40,6 +40,7 @@ _BATCHES_AHEAD = 2
 class Pair:
     """Frames `first` and `second` of a clip and the brightness shift of both."""
 
+    source: str
     dataset: str
     clip: ClipRef
     first: int
@@ -81,6 +82,7 @@ class PairSampler:
         shift = float(draw.uniform(-self.config.brightness, self.config.brightness))
         last = clip.num_frames - 1
         return Pair(
+            source=source.name,
             dataset=source.dataset,
             clip=clip,
             first=first,
@@ -220,7 +222,7 @@ def _problem(pair: Pair, index: int, attempt: int, error: Exception) -> dict[str
     return {
         "index": index,
         "attempt": attempt,
-        "source": pair.clip.source,
+        "source": pair.source,
         "dataset": pair.dataset,
         "shard": pair.clip.shard,
         "clip_id": pair.clip.clip_id,

@@ -98,6 +98,8 @@ def read_summary(out: Path) -> TrainResult:
 def _validation_words(row: dict[str, Any] | None, num_clips: int) -> str:
     if row is None:
         return "no clip is held out, so nothing says how much the latents carry"
+    if None in row.values():
+        return "held out: the measures are not finite"
     start = f"held out: {row['num_pairs']} pairs of {num_clips} clips: "
     end = f"; {row['active_dims']} of {len(row['latent_std'])} dimensions vary"
     if "psnr" in row:

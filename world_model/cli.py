@@ -53,7 +53,7 @@ def pretrain(
     """Teach a new network to predict video from a first frame and actions."""
     from manifests.mixture import MixtureSpec
     from pipeline.progress import Progress
-    from pipeline.training.launch import launch
+    from pipeline.training.launch import is_lead, launch
 
     from . import train as training
     from .config import load_pretrain_config
@@ -69,14 +69,16 @@ def pretrain(
     if workers > 1:
         launch(run, workers)
     else:
-        with Progress(config.loop.steps, "steps", quiet=quiet or as_json) as progress:
+        silent = quiet or as_json or not is_lead()
+        with Progress(config.loop.steps, "steps", quiet=silent) as progress:
 
             def show(row: dict[str, Any]) -> None:
                 progress.advance(row["step"] - progress.done, note=f"loss {row['loss']:.4f}")
 
             launch(partial(run, on_step=show))
-    facts = describe_run(out)
-    emit(facts, as_json=as_json, quiet=quiet, text=lambda: _lines(facts))
+    if is_lead():  # of several processes that torchrun started, one speaks
+        facts = describe_run(out)
+        emit(facts, as_json=as_json, quiet=quiet, text=lambda: _lines(facts))
 
 
 @click.command(
