@@ -35,7 +35,8 @@ def lam_loss(result: Reconstruction, *, beta: float, is_flow: bool = False) -> L
         mse = F.smooth_l1_loss(result.recon, result.target, beta=0.5)
     else:
         mse = (result.target - result.recon).square().mean()
-    rows = 1 + result.log_var - result.mu.square() - result.log_var.exp()
+    mu, log_var = result.mu.float(), result.log_var.float()  # a sum that half precision blurs
+    rows = 1 + log_var - mu.square() - log_var.exp()
     kl = -0.5 * rows.sum(-1).mean()
     return Losses(loss=mse + beta * kl, mse=mse, kl=kl)
 
@@ -61,7 +62,11 @@ def ssim(recon_BPHWC: Tensor, target_BPHWC: Tensor) -> Tensor:
 
     Frames are first shrunk by round(shorter side / 256), as the measure's authors advise.
     """
-    x, y = _as_images(recon_BPHWC), _as_images(target_BPHWC)
+    with torch.autocast(recon_BPHWC.device.type, enabled=False):
+        return _ssim(_as_images(recon_BPHWC).float(), _as_images(target_BPHWC).float())
+
+
+def _ssim(x: Tensor, y: Tensor) -> Tensor:
     factor = max(1, round(min(x.shape[-2:]) / 256))
     if factor > 1:
         x, y = F.avg_pool2d(x, factor), F.avg_pool2d(y, factor)

@@ -303,6 +303,19 @@ def test_recomputed_blocks_give_the_same_gradients() -> None:
         replace(preset("small"), recompute=True)
 
 
+def test_sums_stay_exact_in_half_precision() -> None:
+    torch.manual_seed(0)
+    task = LatentTask(LatentActionModel(SMALL), beta=1e-6)
+    batch = {"frames": torch.rand(2, 2, 48, 64, 3), "index": torch.arange(2)}
+    with torch.no_grad():
+        _, exact = task.loss(batch, step=0, generator=torch.Generator())
+        for kind, rel in ((torch.bfloat16, 0.02), (torch.float16, 0.002)):
+            with torch.autocast("cpu", kind):
+                loss, parts = task.loss(batch, step=0, generator=torch.Generator())
+            assert loss.dtype == torch.float32
+            assert parts == pytest.approx(exact, rel=rel)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Six clips of three videos; tests must not change it."""
