@@ -25,7 +25,7 @@ from tests.latent_actions.datasets import Made, make_dataset
 from tests.latent_actions.helpers import SMALL
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 MODEL = [f"model.{key}={value}" for key, value in to_dict(SMALL).items() if key != "name"]
 SETS = [*MODEL, "data.validation_pairs=8", "data.validation_share=0.3", "loop.device=cpu"]
 

@@ -18,7 +18,7 @@ from tests.pipeline import ranks_work
 from tests.pipeline.ranks_work import train
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
