@@ -18,6 +18,7 @@ from manifests.errors import DatasetError
 from manifests.locations import Location
 from manifests.mixture import MixtureSpec
 from manifests.mixture.build import chosen_clips
+from pipeline.training.ranks import rank
 
 from .clips import ClipRef, clip_table
 
@@ -61,11 +62,6 @@ class Sources:
     sources: tuple[ClipSource, ...]
     versions: dict[str, dict[str, int]]
     """Table versions by dataset of the mixture, or under "" for a dataset alone."""
-
-    @property
-    def num_clips(self) -> int:
-        """Clips of all sources together."""
-        return sum(source.num_clips for source in self.sources)
 
 
 def dataset_sources(
@@ -116,11 +112,12 @@ def split(
 ) -> tuple[tuple[ClipSource, ...], tuple[ClipSource, ...]]:
     """Sources to train on, and what is held out of them: all clips of some videos.
 
-    The choice depends on the ids of the videos alone, which are digests of their content: a video
-    is on the same side in every run, whatever else a dataset holds.
+    The choice depends on the ids of the videos alone, which are digests of their content: other
+    clips, weights or seeds do not move a video to the other side. Other videos do only where a
+    source would lose its last one, or where the share is less than one video.
     """
     held = held_out_videos([source.videos() for source in sources], share)
-    if share > 0 and not held:
+    if share > 0 and not held and rank() == 0:
         _log.warning("nothing is held out for validation: every source shows one video alone")
     chosen = pa.array(sorted(held), type=pa.string())
     sides: tuple[list[ClipSource], list[ClipSource]] = ([], [])

@@ -16,7 +16,7 @@ from manifests.mixture import MixtureSpec
 from pipeline.clips import ClipReader
 from pipeline.training.loop import FitResult, fit
 from pipeline.training.optimisation import seed_of
-from pipeline.training.ranks import rank, wait_for_all, world_size
+from pipeline.training.ranks import gather, rank, wait_for_all, world_size
 from pipeline.training.run_folder import CONFIG_NAME
 
 from .blocks import Transformer
@@ -53,6 +53,9 @@ def train(
         OverBudgetError: Too many clips cannot be read.
     """
     sources = _open(data, config, pinned=_pinned_versions(out))
+    versions = gather([sources.versions])[0]
+    if versions != sources.versions:  # the tables grew while the ranks opened them
+        sources = _open(data, config, pinned=versions)
     trained, held_out = split(sources.sources, config.data.validation_share)
     torch.manual_seed(config.loop.seed)
     model = build_model(config.model)
