@@ -48,9 +48,6 @@ class FitResult:
     """Losses of the steps done by this call, in order."""
     seconds_per_step: float
     """Median wall time of this call's steps, loading included; 0 when there were none."""
-    ema: dict[str, dict[str, Tensor]]
-    """Averaged weights by network and parameter name; empty without `loop.ema`, and on other ranks
-    than the first."""
     weights: dict[str, dict[str, Tensor]]
     """Whole state by network as it is to be shared: averaged where averages are kept. Empty on
     other ranks than the first."""
@@ -174,7 +171,6 @@ class _Run:
             steps=self.step,
             losses=losses,
             seconds_per_step=middle,
-            ema=self._by_network(self.networks.whole(self.state.averages())),
             weights=self._final_weights(),
         )
 
@@ -263,14 +259,9 @@ class _Run:
             for name, network in self.networks.by_name.items()
             for key, value in network.state_dict().items()
         }
-        return self._by_network(self.networks.whole(own))
-
-    def _by_network(self, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-        """Tensors named `network.key`, sorted into their networks; empty for no tensors."""
-        sorted_out: dict[str, dict[str, Tensor]] = {}
-        for name in self.networks.by_name:
-            start = f"{name}."
-            own = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-            if own:
-                sorted_out[name] = own
-        return sorted_out
+        whole = self.networks.whole(own)
+        return {
+            name: {key: whole[f"{name}.{key}"] for key in network.state_dict()}
+            for name, network in self.networks.by_name.items()
+            if whole
+        }

@@ -89,8 +89,8 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path: Path) -> None:
     assert len(whole.losses) == 12
     assert first.losses + second.losses == whole.losses
     assert metric_losses(tmp_path / "parts") == whole.losses
-    for name, value in whole.ema["net"].items():
-        assert torch.equal(value, second.ema["net"][name])
+    for name, value in whole.weights["net"].items():
+        assert torch.equal(value, second.weights["net"][name])
     ends = [load_checkpoint(list_checkpoints(p / "checkpoints")[-1]) for p in tmp_path.iterdir()]
     for name, value in ends[0]["model"]["net"].items():
         assert torch.equal(value, ends[1]["model"]["net"][name])
