@@ -5,6 +5,7 @@ Shapes: B batch, 2 frames, H W pixels, 3 colours.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,8 @@ from .clips import ClipRef, FrameReader
 from .config import DataConfig
 from .preprocess import jitter, training_frames
 from .sources import ClipSource
+
+_log = logging.getLogger(__name__)
 
 _WEIGHTS: dict[str, Callable[[int], float]] = {
     "source": lambda num_clips: 1.0,
@@ -152,6 +155,8 @@ class PairBatches:
                 loaded = ahead.popleft().result()
                 self.position += step
                 self._problems += loaded.problems
+                for problem in loaded.problems:
+                    _log.warning("pair %d replaced: %s", problem["index"], problem["message"])
                 yield loaded.batch
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

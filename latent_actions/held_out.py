@@ -8,6 +8,7 @@ Shapes: B batch, P = 1 transition, H W C pixels, A latent width.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -26,6 +27,8 @@ from .flow_model import FLOW_UNIT_PX, FlowActionModel
 from .model import LatentActionModel, Reconstruction
 from .objective import lam_loss, psnr, ssim
 from .picture_grid import picture_grid
+
+_log = logging.getLogger(__name__)
 
 ACTIVE_VARIANCE = 0.01
 """A dimension is active when its mean varies by more than this from pair to pair."""
@@ -46,7 +49,7 @@ class _Part:
 
 
 class HeldOut:
-    """A fixed number of pairs of clips that no run trains on."""
+    """A fixed number of pairs of clips that the run does not train on."""
 
     def __init__(self, batches: PairBatches, *, num_pairs: int) -> None:
         """`batches` draws the pairs; no brightness shift should be among its settings."""
@@ -80,6 +83,8 @@ class HeldOut:
     ) -> _Part:
         problems: list[dict[str, Any]] = []
         frames = self.batches.pairs(self._ranges[number], problems).to(device)
+        for problem in problems:
+            _log.warning("held-out pair %d replaced: %s", problem["index"], problem["message"])
         result = model(frames)
         first = frames[:, :-1]
         is_flow = isinstance(model, FlowActionModel)

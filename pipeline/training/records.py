@@ -58,7 +58,6 @@ class RunRecords:
         """Samples that could not be read at one step."""
         for row in rows:
             self.problems.append({"step": step, **row})
-            log.warning("a sample was replaced: %s", row.get("message"))
 
     def validated(self, step: int, found: Validation, seconds: float) -> None:
         """One validation: a line, and its pictures."""
