@@ -105,8 +105,8 @@ def _validation_words(row: dict[str, Any] | None, num_clips: int) -> str:
     if "psnr" in row:
         return (
             f"{start}PSNR {row['psnr']:.2f} dB, SSIM {row['ssim']:.3f}; "
-            f"{row['psnr_drop_shuffled']:.2f} dB less with latents of other pairs, "
-            f"{row['psnr_drop_zeroed']:.2f} dB less without{end}"
+            f"{row['psnr_drop_shuffled']:z.2f} dB less with latents of other pairs, "
+            f"{row['psnr_drop_zeroed']:z.2f} dB less without{end}"
         )
     return (
         f"{start}{row['explained']:.1%} of the motion explained, "
