@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-COLUMNS = ("first frame", "later frame", "painted", "latent of another", "no latent")
+COLUMNS = ("first", "later", "painted", "shuffled", "zeroed")
 GAP_PX = 4
 TITLE_PX = 18
 
