@@ -328,7 +328,7 @@ def write_video(
             if stream is None:
                 height, width = picture.shape[:2]
                 wanted = {"crf": str(crf), "threads": "1", **ENCODER_DEFAULTS.get(codec, {})}
-                wanted.update(options or {})
+                wanted.update(_with_params(options or {}, wanted))
                 stream = cast(VideoStream, container.add_stream(codec, rate=rate, options=wanted))
                 stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
                 context = stream.codec_context
@@ -343,6 +343,16 @@ def write_video(
         if stream is not None:
             container.mux(stream.encode(None))
     return num_frames
+
+
+def _with_params(options: Mapping[str, str], defaults: Mapping[str, str]) -> dict[str, str]:
+    """Options whose `x264-params` or `x265-params` add to the default ones."""
+    return {
+        name: f"{defaults[name]}:{value}"
+        if name.endswith("-params") and name in defaults
+        else value
+        for name, value in options.items()
+    }
 
 
 def _open(path: Path | str, device: str | None = None) -> InputContainer:

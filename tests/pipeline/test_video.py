@@ -333,6 +333,21 @@ def test_written_videos_are_the_same_bytes_every_time(tmp_path: Path) -> None:
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
 
 
+def test_bytes_do_not_depend_on_what_the_memory_held_before(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[0:48, 0:64]
+    waves = [np.sin(0.3 * x + 0.21 * y + 0.15 * t) + np.sin(0.17 * y - 0.1 * t) for t in range(10)]
+    frames = np.repeat((np.stack(waves)[..., None] * 50 + 128).astype(np.uint8), 3, axis=3)
+    seen, ballast = set(), []
+    for number in range(40):
+        write_video(tmp_path / "a.mp4", frames, 10)
+        seen.add((tmp_path / "a.mp4").read_bytes())
+        ballast.append(np.full(int(rng.integers(1, 60_000)), rng.random()))
+        if number % 2:
+            ballast.pop(int(rng.integers(len(ballast))))
+    assert len(seen) == 1
+
+
 def test_packets_without_times_take_the_decoding_time() -> None:
     log = PacketLog()
     for dts in (0, None, 20):
