@@ -20,9 +20,12 @@ from torch.nn import functional as F
 
 Flow = NDArray[np.float32]
 FIT_EVERY_PX = 4
-FIT_ROUNDS = 6
-FIT_FLOOR_PX = 0.15
-"""Residuals below this never count as moving: it is the noise of the flow itself."""
+AFFINE_SCALES_PX = (3.0, 2.0, 1.0)
+QUADRATIC_SCALES_PX = (1.0, 0.7, 0.4, 0.4)
+"""What still counts as ground, round by round; the last is a few times the flow's own noise."""
+OUTLIER_PX = 0.5
+STILL_BONUS = 1e-3
+RIDGE = 1e-3
 _local = threading.local()
 
 
@@ -51,21 +54,55 @@ def pair_flow(earlier: NDArray[np.uint8], later: NDArray[np.uint8]) -> Flow:
 
 
 def stabilise(flow: Flow) -> Flow:
-    """Subtract the motion of the ground: a quadratic in the place, fitted to what most pixels do.
+    """Subtract the camera's motion: the quadratic in the place that most pixels follow best.
 
-    Outliers, such as a hand, lose their weight in a few rounds of reweighted least squares.
+    A fit that begins with least squares is drawn towards a large hand and gives the still ground a
+    motion of its own. So several begin where the ground probably is, at rest and at the median,
+    each narrows what it still counts as ground, and the one that explains most pixels is taken;
+    no motion at all is taken where nothing explains clearly more.
     """
     whole, thin, chosen = _quadratics(*flow.shape[:2])
     points = flow.reshape(-1, 2)[chosen].astype(np.float64)
-    weights = np.ones(len(points))
-    for _ in range(FIT_ROUNDS):
-        weighted = thin * weights[:, None]
-        normal = weighted.T @ thin + 1e-6 * np.eye(thin.shape[1])
-        motion = np.linalg.solve(normal, weighted.T @ points)
-        residual = np.hypot(*(points - thin @ motion).T)
-        scale = max(3.0 * float(np.median(residual)), 2 * FIT_FLOOR_PX)
-        weights = 1 / (1 + (residual / scale) ** 2) ** 2
+    still = np.zeros((thin.shape[1], 2))
+    shifted = still.copy()
+    shifted[0] = np.median(points, axis=0)
+    fits = [still]
+    for start in (still, shifted):
+        bent = _narrowed(thin, points, start, AFFINE_SCALES_PX, num_terms=3)
+        fits += [
+            _narrowed(thin, points, begin, QUADRATIC_SCALES_PX, num_terms=thin.shape[1])
+            for begin in (bent, start)
+        ]
+    costs = [_outlier_share(points - thin @ fit) for fit in fits]
+    costs[0] -= STILL_BONUS
+    motion = fits[int(np.argmin(costs))]
     return (flow - (whole @ motion).reshape(flow.shape)).astype(np.float32)
+
+
+def _narrowed(
+    thin: NDArray[np.float64],
+    points: NDArray[np.float64],
+    motion: NDArray[np.float64],
+    scales_px: tuple[float, ...],
+    *,
+    num_terms: int,
+) -> NDArray[np.float64]:
+    """Reweighted least squares (Geman-McClure) with the first terms, at ever smaller scales."""
+    terms = thin[:, :num_terms]
+    for scale in scales_px:
+        weights = 1 / (1 + np.square(points - thin @ motion).sum(axis=1) / scale**2) ** 2
+        weighted = terms * weights[:, None]
+        motion = np.zeros_like(motion)
+        motion[:num_terms] = np.linalg.solve(
+            weighted.T @ terms + RIDGE * np.eye(num_terms), weighted.T @ points
+        )
+    return motion
+
+
+def _outlier_share(residuals: NDArray[np.float64]) -> float:
+    """How much of the picture does not follow a fit, in [0, 1]."""
+    squares = np.square(residuals).sum(axis=1)
+    return float((squares / (squares + OUTLIER_PX**2)).mean())
 
 
 def grey_pictures(frames_THWC: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
