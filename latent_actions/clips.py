@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from manifests.dataset import Dataset
 
 
+CLIP_COLUMNS = (
+    "clip_id, shard, coalesce(source, '') AS source, coalesce(embodiment, '') AS embodiment, "
+    "num_frames, video_id"
+)
+"""What this package asks of a clip, in SQL."""
+
+
 class FrameReader(Protocol):
     """Where frames come from; `pipeline.clips.ClipReader` is one."""
 
@@ -43,15 +50,15 @@ def list_clips(
         DatasetError: There are none.
     """
     table = clip_table(dataset, where=where, every_written=every_written)
-    return [ClipRef(**row) for row in table.drop_columns(["video_id"]).to_pylist()]
+    names = ["clip_id", "shard", "source", "num_frames"]
+    return [ClipRef(**row) for row in table.select(names).to_pylist()]
 
 
 def clip_table(dataset: Dataset, *, where: str = "true", every_written: bool = False) -> pa.Table:
-    """`list_clips` as a table with the columns of `ClipRef` and `video_id`."""
+    """`list_clips` as a table with the columns `CLIP_COLUMNS`."""
     view = "clips" if every_written else "kept"
     rows = dataset.sql(
-        "SELECT clip_id, shard, coalesce(source, '') AS source, num_frames, video_id "
-        f"FROM {view} WHERE gate IS NULL AND ({where}) ORDER BY clip_id"
+        f"SELECT {CLIP_COLUMNS} FROM {view} WHERE gate IS NULL AND ({where}) ORDER BY clip_id"
     )
     if not len(rows):
         raise DatasetError(

@@ -149,6 +149,58 @@ class DataConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NeighbourConfig:
+    """Learning from clips of other bodies whose motion looks alike; of `input: flow`.
+
+    Not part of the published model. Nothing here looks at an action or a label.
+    """
+
+    weight: float = 0.0
+    """Weight of the contrastive loss beside the published one; 0 switches it off."""
+    nearest: int = 5
+    """Two clips are neighbours when each is among so many nearest of the other's body."""
+    clips: int = 48
+    """Pairs of clips per step and rank; each clip shows one pair of frames from each quarter."""
+    same_clip: float = 0.3
+    """Share of them that are two views of one clip."""
+    temperature: float = 0.15
+    """Divides the cosines before the softmax."""
+    max_clips: int = 4000
+    """Clips looked at, evenly spread; each needs 0.2 MB in the run folder while it trains."""
+    turn: float = 0.12
+    """Deviation of a view's turn (radians), log scale and shift (half widths)."""
+    speed: float = 0.15
+    """Deviation of the log of a view's speed."""
+    camera_px: float = 0.6
+    """Deviation of each term of leftover camera motion, pixels."""
+    parallax_px: float = 0.6
+    """Deviation of the motion of ground beyond a random line, pixels."""
+    noise_px: float = 0.1
+    """Deviation of noise on every flow value, pixels."""
+    background: float = 2.0
+    """Largest factor on the leftover camera motion of another clip that is added to a view."""
+    ground_px: float = 1.2
+    """Flow below this counts as that leftover motion."""
+
+    def __post_init__(self) -> None:
+        if self.nearest < 1 or self.clips < 2 or self.max_clips < 2:
+            raise ConfigError(
+                f"neighbours.nearest is {self.nearest}, clips {self.clips}, max_clips "
+                f"{self.max_clips}; they must be at least 1, 2 and 2."
+            )
+        if not 0 <= self.same_clip <= 1:
+            raise ConfigError(f"neighbours.same_clip is {self.same_clip}; it must lie in [0, 1].")
+        if not self.temperature > 0:
+            raise ConfigError(f"neighbours.temperature is {self.temperature}; it must be above 0.")
+        sizes = ("turn", "speed", "camera_px", "parallax_px", "noise_px", "background", "ground_px")
+        for name in ("weight", *sizes):
+            if getattr(self, name) < 0:
+                raise ConfigError(
+                    f"neighbours.{name} is {getattr(self, name)}; it must not be negative."
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """Everything `egodojo latents train` needs to know."""
 
@@ -156,6 +208,8 @@ class TrainConfig:
     """The network."""
     data: DataConfig = field(default_factory=DataConfig)
     """The training pairs."""
+    neighbours: NeighbourConfig = field(default_factory=NeighbourConfig)
+    """What is learned from other bodies' clips."""
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=400_000, **RELEASED))
     """Optimiser, length of the run, checkpoints and the seed of weights, pairs and noise."""
     beta: float = 1e-6
@@ -169,6 +223,12 @@ class TrainConfig:
             raise ConfigError(f"beta is {self.beta}, it must not be negative.")
         if self.recompute and self.model.input != "frames":
             raise ConfigError(f"recompute has no meaning with model.input: {self.model.input}.")
+        if self.neighbours.weight and self.model.input != "flow":
+            raise ConfigError(
+                f"neighbours.weight is {self.neighbours.weight}, but model.input is "
+                f"{self.model.input}; neighbours are found and learned in flow.",
+                hint="Use --size small or set neighbours.weight=0.",
+            )
 
 
 def base() -> TrainConfig:
@@ -191,20 +251,31 @@ def tiny() -> TrainConfig:
 
 
 def small() -> TrainConfig:
-    """Flow in, flow out, with convolutions: trains on two CPU cores in well under an hour."""
-    model = ModelConfig(name="lam-small", input="flow", width=96, frame_height=96, frame_width=128)
+    """Flow in, flow out, with convolutions, and learning from neighbours: minutes on two cores."""
+    # A latent that has learned from neighbours gains nothing from a place part.
+    model = ModelConfig(
+        name="lam-small",
+        input="flow",
+        width=96,
+        place_weight=0.0,
+        frame_height=96,
+        frame_width=128,
+    )
     loop = LoopConfig(
-        steps=2000,
+        steps=240,
         lr=1e-3,
         weight_decay=1e-2,
         grad_clip=1.0,
-        warmup_steps=100,
-        decay_steps=2000,
+        warmup_steps=24,
+        decay_steps=240,
         lr_end=0.02,
-        checkpoint_every=200,
+        checkpoint_every=40,
+        validate_every=40,
     )
-    data = DataConfig(batch_size=64, min_stride=6, max_stride=10, balance="sample", num_threads=2)
-    return TrainConfig(model=model, data=data, loop=loop, beta=3e-5)
+    data = DataConfig(batch_size=32, min_stride=6, max_stride=10, balance="sample", num_threads=2)
+    return TrainConfig(
+        model=model, data=data, neighbours=NeighbourConfig(weight=1.0), loop=loop, beta=3e-5
+    )
 
 
 SIZES = {"tiny": tiny, "small": small, "base": base}

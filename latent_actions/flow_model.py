@@ -174,8 +174,8 @@ class _Place(nn.Module):
 
     def learned(self, z_BPA: Tensor) -> Tensor:
         """The learned latent that a joined one stands for, as nearly as its axes hold it."""
-        joined = z_BPA @ self.axes.mT / self.scale + self.mean
-        return joined[..., : self.latent_dim]
+        own = slice(0, self.latent_dim)
+        return z_BPA @ self.axes[own].mT / self.scale[own] + self.mean[own]
 
     def fit(self, mu_RA: Tensor, coarse_RG: Tensor, *, weight: float) -> None:
         joined = torch.cat((mu_RA, coarse_RG), dim=1).double()

@@ -20,11 +20,11 @@ from manifests.mixture import MixtureSpec
 from manifests.mixture.build import chosen_clips
 from pipeline.training.ranks import rank
 
-from .clips import ClipRef, clip_table
+from .clips import CLIP_COLUMNS, ClipRef, clip_table
 
 _log = logging.getLogger(__name__)
 
-COLUMNS = ("clip_id", "shard", "source", "num_frames", "video_id")
+COLUMNS = ("clip_id", "shard", "source", "embodiment", "num_frames", "video_id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +48,11 @@ class ClipSource:
         """One of them."""
         names = ("clip_id", "shard", "source", "num_frames")
         return ClipRef(**{name: self.table[name][number].as_py() for name in names})
+
+    def embodiment(self, number: int) -> str:
+        """Body that one of them shows; empty when it is unknown."""
+        body: str = self.table["embodiment"][number].as_py()
+        return body
 
     def videos(self) -> list[str]:
         """Ids of the videos they were cut from."""
@@ -97,8 +102,7 @@ def mixture_sources(
     for name, source in spec.sources.items():
         pinned = (versions or {}).get(name) or source.versions or None
         dataset = Dataset.open(source.dataset, versions=pinned)
-        columns = "clip_id, shard, coalesce(source, '') AS source, num_frames, video_id"
-        table = chosen_clips(dataset, name, source, columns=columns)
+        table = chosen_clips(dataset, name, source, columns=CLIP_COLUMNS)
         table = _usable(table.sort_by("clip_id"), what=f"Source {name!r}: ")
         read[name] = dict(dataset.versions)
         sources.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from pipeline.training.loop import FitResult, fit
 from pipeline.training.optimisation import seed_of
 from pipeline.training.ranks import gather, rank, wait_for_all, world_size
 from pipeline.training.run_folder import CONFIG_NAME
+from pipeline.training.task import Batches, TrainTask
 
 from .blocks import Transformer
 from .clips import FrameReader
@@ -27,6 +29,8 @@ from .flow import stabilised_flows
 from .flow_model import FlowActionModel, coarse
 from .held_out import HeldOut
 from .model import LatentActionModel, build_model
+from .neighbours.task import NeighbourTask
+from .neighbours.views import NeighbourBatches
 from .report import TrainResult, summarise
 from .sources import ClipSource, Sources, dataset_sources, mixture_sources, split
 from .task import LatentTask
@@ -62,14 +66,9 @@ def train(
     for part in model.children():
         if isinstance(part, Transformer):
             part.recompute = config.recompute
-    batches = _batches(trained, config.data, config, seed=config.loop.seed)
-    task = LatentTask(
-        model,
-        beta=config.beta,
-        seed=config.loop.seed,
-        watch_every=config.loop.log_every,
-        held_out=_held_out(held_out, config),
-    )
+    pairs = _batches(trained, config.data, config, seed=config.loop.seed)
+    flow_folder = out / "flow_clips"
+    task, batches = _task(model, pairs, trained, held_out, config, flow_folder)
     described, may_change = _described(data)
     result = fit(
         task,
@@ -82,8 +81,9 @@ def train(
     )
     summary = None
     if rank() == 0:
-        model = finished_model(config, result, batches)
+        model = finished_model(config, result, pairs)
         model.save_pretrained(out / "model")
+        shutil.rmtree(flow_folder, ignore_errors=True)
         summary = summarise(
             out,
             model_id=model.model_id,
@@ -92,6 +92,27 @@ def train(
         )
     wait_for_all()
     return summary
+
+
+def _task(
+    model: LatentActionModel,
+    pairs: PairBatches,
+    trained: tuple[ClipSource, ...],
+    held_out: tuple[ClipSource, ...],
+    config: TrainConfig,
+    flow_folder: Path,
+) -> tuple[TrainTask, Batches]:
+    """What is trained on what: pairs of frames, and views of neighbours where they have weight."""
+    common: dict[str, Any] = {
+        "beta": config.beta,
+        "seed": config.loop.seed,
+        "watch_every": config.loop.log_every,
+        "held_out": _held_out(held_out, config),
+    }
+    if not config.neighbours.weight or not isinstance(model, FlowActionModel):
+        return LatentTask(model, **common), pairs
+    views = NeighbourBatches(pairs, trained, pairs.readers, config, folder=flow_folder)
+    return NeighbourTask(model, config.neighbours, **common), views
 
 
 def finished_model(

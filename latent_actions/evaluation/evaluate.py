@@ -17,9 +17,10 @@ from manifests.errors import SampleError, UsageError
 from pipeline.clips import ClipReader
 
 from ..extract import Extractor
+from ..flow_features import join
 from ..model import LatentActionModel
 from ..preprocess import scale_frames
-from .features import join, pair_features
+from .features import pair_features
 from .page import write_page
 from .pictures import latent_map, transfer_picture
 from .probes import probe

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from latent_actions.evaluation.evaluate import statistics
-from latent_actions.evaluation.features import join, pair_features
+from latent_actions.evaluation.features import pair_features
 from latent_actions.evaluation.pictures import latent_map, plane
 from latent_actions.evaluation.probes import probe, r_squared
 from latent_actions.evaluation.retrieval import (
@@ -25,6 +25,7 @@ from latent_actions.evaluation.retrieval import (
     score,
 )
 from latent_actions.evaluation.truth import POSE, rotate, rotation_vectors, true_clips
+from latent_actions.flow_features import join
 from manifests.dataset import Dataset
 from manifests.errors import UsageError
 from tests.latent_actions.datasets import FPS, make_dataset

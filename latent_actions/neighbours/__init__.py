@@ -1,0 +1,1 @@
+"""Learning from neighbours: clips of two bodies whose motion looks alike are drawn together."""

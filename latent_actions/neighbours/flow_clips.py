@@ -1,0 +1,170 @@
+"""The flow of many clips, found once and kept beside the run: frames are dear, steps are many.
+
+Shapes: N clips, K pairs of frames of a clip, H W pixels, h w half of them, D numbers of a feature.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from manifests.errors import DatasetError, EgodojoError, SampleError, StorageError
+
+from ..clips import ClipRef, FrameReader
+from ..config import TrainConfig
+from ..flow import grey_pictures, pair_flow, stabilise
+from ..flow_features import flow_grid, flow_histogram
+from ..preprocess import training_frames
+from ..sources import ClipSource
+
+log = logging.getLogger(__name__)
+
+PAIRS_PER_CLIP = 16
+"""Pairs of frames of a clip, evenly spread; four of each of its quarters."""
+LOG_EVERY = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowClips:
+    """Stabilised flow of clips.
+
+    Attributes:
+        flows: Float16 (N, K, 2, h, w), pixels of the model's frame, read from disk as needed.
+        grids: Float32 (N, K, 96), flow on a coarse grid.
+        histograms: Float32 (N, K, 32), flow by direction.
+        bodies: Embodiment of each clip.
+    """
+
+    flows: NDArray[np.float16]
+    grids: NDArray[np.float32]
+    histograms: NDArray[np.float32]
+    bodies: list[str]
+
+    @classmethod
+    def open(cls, folder: Path) -> FlowClips:
+        """Read what `write_flow_clips` has written."""
+        facts = json.loads((folder / "clips.json").read_text(encoding="utf-8"))
+        return cls(
+            flows=np.load(folder / "flows.npy", mmap_mode="r"),
+            grids=np.load(folder / "grids.npy"),
+            histograms=np.load(folder / "histograms.npy"),
+            bodies=facts["bodies"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Clip:
+    ref: ClipRef
+    dataset: str
+    body: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    flows: NDArray[np.float16]
+    grids: NDArray[np.float32]
+    histograms: NDArray[np.float32]
+
+
+def write_flow_clips(
+    sources: Sequence[ClipSource],
+    readers: Mapping[str, FrameReader],
+    config: TrainConfig,
+    folder: Path,
+) -> None:
+    """Find the flow of `neighbours.max_clips` clips and write it to `folder`, whole or not at all.
+
+    Pairs of frames are as far apart as the middle of `data.min_stride` and `data.max_stride`;
+    clips without such a pair are left out, and so are those that cannot be read.
+
+    Raises:
+        DatasetError: Fewer than two clips are left.
+    """
+    step = (config.data.min_stride + config.data.max_stride) // 2
+    clips = _chosen(sources, step=step, limit=config.neighbours.max_clips)
+    if len(clips) < 2:
+        raise DatasetError(
+            f"Only {len(clips)} clips are longer than {step} frames; neighbours need two at least.",
+            hint="Give longer clips, a smaller data.max_stride, or set neighbours.weight=0.",
+        )
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    height, width = config.model.frame_height, config.model.frame_width
+    flows = np.lib.format.open_memmap(
+        partial / "flows.npy",
+        mode="w+",
+        dtype=np.float16,
+        shape=(len(clips), PAIRS_PER_CLIP, 2, height // 2, width // 2),
+    )
+    log.info("finding the flow of %d clips for %s", len(clips), folder.parent)
+
+    def find(clip: _Clip) -> _Found | EgodojoError:
+        try:
+            return _flow_of(clip, readers[clip.dataset], step, height, width)
+        except (SampleError, StorageError) as error:
+            return error
+
+    grids, histograms = [], []
+    bodies: list[str] = []
+    bad: list[EgodojoError] = []
+    with ThreadPoolExecutor(config.data.num_threads, "flow") as pool:
+        for number, (clip, found) in enumerate(zip(clips, pool.map(find, clips), strict=True), 1):
+            if isinstance(found, EgodojoError):
+                bad.append(found)
+                continue
+            flows[len(bodies)] = found.flows
+            grids.append(found.grids)
+            histograms.append(found.histograms)
+            bodies.append(clip.body)
+            if number % LOG_EVERY == 0:
+                log.info("flow of %d of %d clips", number, len(clips))
+    if bad:
+        log.warning("no flow of %d clips that cannot be read, such as: %s", len(bad), bad[0])
+    if len(bodies) < 2:
+        raise DatasetError(f"The flow of {len(bodies)} clips can be found; neighbours need two.")
+    flows.flush()
+    np.save(partial / "grids.npy", np.stack(grids))
+    np.save(partial / "histograms.npy", np.stack(histograms))
+    (partial / "clips.json").write_text(json.dumps({"bodies": bodies}) + "\n", encoding="utf-8")
+    partial.replace(folder)
+
+
+def _chosen(sources: Sequence[ClipSource], *, step: int, limit: int) -> list[_Clip]:
+    """Clips long enough, at most `limit` of them, evenly spread in the order of their ids."""
+    found = []
+    for source in sources:
+        lengths = source.table["num_frames"].to_numpy()
+        for number in np.flatnonzero(lengths > step).tolist():
+            found.append((source, number))
+    if len(found) > limit:
+        found = [found[int(n)] for n in np.linspace(0, len(found) - 1, limit).round()]
+    return [
+        _Clip(ref=source.clip(number), dataset=source.dataset, body=source.embodiment(number))
+        for source, number in found
+    ]
+
+
+def _flow_of(clip: _Clip, reader: FrameReader, step: int, height: int, width: int) -> _Found:
+    starts = np.linspace(0, clip.ref.num_frames - 1 - step, PAIRS_PER_CLIP).round().astype(int)
+    wanted = np.unique(np.concatenate([starts, starts + step]))
+    frames = reader.frames(clip.ref.shard, clip.ref.clip_id, wanted.tolist())
+    scaled = training_frames(torch.from_numpy(frames), height=height, width=width)
+    grey = grey_pictures((scaled * 255).round().to(torch.uint8).numpy())
+    at = {int(frame): place for place, frame in enumerate(wanted)}
+    flows = [stabilise(pair_flow(grey[at[s]], grey[at[s + step]])) for s in starts.tolist()]
+    halved = np.stack(flows).reshape(len(flows), height // 2, 2, width // 2, 2, 2).mean(axis=(2, 4))
+    return _Found(
+        flows=halved.transpose(0, 3, 1, 2).astype(np.float16),
+        grids=np.stack([flow_grid(flow) for flow in flows]),
+        histograms=np.stack([flow_histogram(flow) for flow in flows]),
+    )
