@@ -93,9 +93,15 @@ def train(
         emit(to_dict(summary), as_json=as_json, quiet=quiet, text=lambda: summary.text())
 
 
-@latents.command(epilog="Example: egodojo latents extract DATASET --model MODEL --step 2 --step 4")
+@latents.command(epilog="Example: egodojo latents extract DATASET --step 8 --every 4")
 @DATASET
-@click.option("--model", required=True, type=click.Path(path_type=Path), help="Model folder.")
+@click.option(
+    "--model",
+    default="small",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Model folder, or the name of shipped weights.",
+)
 @click.option(
     "--step",
     "steps",
@@ -195,7 +201,13 @@ def export(model: Path, out: Path, as_json: bool, quiet: bool) -> None:
     epilog="Example: egodojo latents eval DATASET --model models/lam --step 8 --out eval",
 )
 @DATASET
-@click.option("--model", required=True, type=click.Path(path_type=Path), help="Model folder.")
+@click.option(
+    "--model",
+    default="small",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Model folder, or the name of shipped weights.",
+)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 @click.option("--step", default=8, show_default=True, help="Frames between the two of a pair.")
 @click.option("--every", default=4, show_default=True, help="Only every n-th frame begins a pair.")

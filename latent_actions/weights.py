@@ -23,8 +23,17 @@ TRAINERS = ("lightning.", "lightning_fabric.", "pytorch_lightning.", "omegaconf.
 """Modules whose classes a trainer leaves in a checkpoint as book-keeping."""
 
 
+SHIPPED = Path(__file__).resolve().parent / "shipped"
+"""Model folders that come with the package, each called by its name."""
+
+
 def model_folder(path: Path) -> Path:
-    """The folder with `config.json`: `path` itself, or `model/` in the run folder `path`."""
+    """The folder with `config.json`: `path` itself, or `model/` in the run folder `path`.
+
+    A bare name that is no folder here is that of weights that are shipped, such as `small`.
+    """
+    if not path.exists() and len(path.parts) == 1 and (SHIPPED / path).is_dir():
+        return SHIPPED / path
     inside = path / "model"
     return inside if not (path / "config.json").is_file() and inside.is_dir() else path
 
