@@ -24,9 +24,6 @@ ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ROOT / "latent_actions" / "shipped" / "small"
 MOTIONS = 13
 SECONDS = 2
-NEXT_BODY = 1000
-"""Between the first seeds of two bodies: no two bodies share a scene or a path."""
-MOVING_FROM = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +34,10 @@ class Split:
     first_seed: int
     num_head_seeds: int
     num_moving_seeds: int
+    next_body: int = 1000
+    """Between the first seeds of two bodies; with 0 all bodies do the same on the same paths."""
+    moving_from: int = 500
+    """Between the first seeds of the two cameras."""
 
 
 SPLITS = {
@@ -52,6 +53,8 @@ SPLITS = {
         first_seed=20_000,
         num_head_seeds=6,
         num_moving_seeds=3,
+        next_body=0,
+        moving_from=100,
     ),
     # Scored once; neither sim_claw nor its camera were looked at before.
     "test": Split(
@@ -88,10 +91,10 @@ def make_split(name: str, out: Path) -> Path:
     """Film and curate one split; returns its dataset."""
     split, footage, dataset = SPLITS[name], out / "footage" / name, out / name
     for number, body in enumerate(split.bodies):
-        seed = split.first_seed + number * NEXT_BODY
+        seed = split.first_seed + number * split.next_body
         shots = (
             ("ego", seed, split.num_head_seeds),
-            ("moving", seed + MOVING_FROM, split.num_moving_seeds),
+            ("moving", seed + split.moving_from, split.num_moving_seeds),
         )
         folders = []
         for camera, first_seed, num_seeds in shots:
