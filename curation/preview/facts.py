@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
@@ -88,7 +88,7 @@ class Histogram:
     high: float
     has_beyond: bool
     num_missing: int
-    bins: tuple[tuple[int, int, int, int], ...]
+    bins: tuple[tuple[int, ...], ...]
     thresholds: tuple[Threshold, ...]
 
 
@@ -258,10 +258,7 @@ def _histograms(dataset: Dataset, rules: Sequence[RuleText]) -> list[Histogram]:
             everything[sql] = (sql, "", about)
     order = [*(name for name in cuts if name in everything)]
     order += [name for name in everything if name not in cuts]
-    drawn = (
-        _histogram(dataset, name, everything[name], tuple(cuts.get(name, ()))) for name in order
-    )
-    return [histogram for histogram in drawn if histogram is not None]
+    return _drawn(dataset, [(name, everything[name], tuple(cuts.get(name, ()))) for name in order])
 
 
 def _is_number(dataset: Dataset, sql: str) -> bool:
@@ -273,44 +270,69 @@ def _is_number(dataset: Dataset, sql: str) -> bool:
     return True
 
 
-def _histogram(
-    dataset: Dataset, name: str, what: tuple[str, str, str], cuts: tuple[Threshold, ...]
-) -> Histogram | None:
-    sql, unit, description = what
-    (stats,) = _rows(
-        dataset,
-        f"""
-        SELECT min(v) AS low, max(v) AS high, approx_quantile(v, 0.995) AS most,
-            count(*) - count(v) AS missing
-        FROM (SELECT CAST({sql} AS DOUBLE) AS v FROM clips)""",
-    )
-    if stats["low"] is None:
-        return None
-    low, high = _range(stats["low"], stats["high"], stats["most"], [cut.value for cut in cuts])
-    high = 1.0 if unit == "ratio" and stats["high"] <= 1.0 < high else high
+def _drawn(
+    dataset: Dataset,
+    asked: Sequence[tuple[str, tuple[str, str, str], tuple[Threshold, ...]]],
+) -> list[Histogram]:
+    """Histograms of what has values, in two passes over the clips for all of them together."""
+    ranges = _ranges(dataset, [sql for _, (sql, _, _), _ in asked])
+    drawn, bins_sql = [], []
+    for (name, (sql, unit, description), cuts), found in zip(asked, ranges, strict=True):
+        if found["low"] is None:
+            continue
+        low, high = _range(found["low"], found["high"], found["most"], [cut.value for cut in cuts])
+        high = 1.0 if unit == "ratio" and found["high"] <= 1.0 < high else high
+        place = f"(CAST({sql} AS DOUBLE) - {low!r}) / {high - low!r} * {NUM_BINS}"
+        bins_sql.append(f"CAST(least({NUM_BINS - 1}, floor({place})) AS INTEGER)")
+        histogram = Histogram(
+            name=name,
+            sql=sql,
+            unit=unit,
+            description=description,
+            low=low,
+            high=high,
+            has_beyond=found["high"] > high,
+            num_missing=found["missing"],
+            bins=(),
+            thresholds=cuts,
+        )
+        drawn.append(histogram)
+    bins = _bins(dataset, bins_sql)
+    return [replace(histogram, bins=bins[i]) for i, histogram in enumerate(drawn)]
+
+
+def _ranges(dataset: Dataset, expressions: Sequence[str]) -> list[dict[str, Any]]:
+    """Lowest and highest value of each, where nearly all of them end, and how many are missing."""
+    values, asked = [], []
+    for i, sql in enumerate(expressions):
+        values.append(f"CAST({sql} AS DOUBLE) AS v{i}")
+        asked.append(
+            f"struct_pack(low := min(v{i}), high := max(v{i}), "
+            f"most := approx_quantile(v{i}, 0.995), missing := count(*) - count(v{i})) AS s{i}"
+        )
+    query = f"SELECT {', '.join(asked)} FROM (SELECT {', '.join(values)} FROM clips)"
+    (row,) = _rows(dataset, query)
+    return list(row.values())
+
+
+def _bins(dataset: Dataset, bins_sql: Sequence[str]) -> list[tuple[tuple[int, ...], ...]]:
+    """Clips of each group (as `GROUPS`) in each bin, for each expression that gives a bin."""
+    counts = [[[0] * len(GROUPS) for _ in range(NUM_BINS)] for _ in bins_sql]
+    if not bins_sql:
+        return []
+    named = ", ".join(f"{sql} AS b{i}" for i, sql in enumerate(bins_sql))
     counted = _rows(
         dataset,
         f"""
-        SELECT CAST(least({NUM_BINS - 1}, floor((v - {low!r}) / {high - low!r} * {NUM_BINS}))
-                AS INTEGER) AS bin, name, count(*) AS clips
-        FROM (SELECT CAST({sql} AS DOUBLE) AS v, {_GROUP} AS name FROM clips)
-        WHERE v IS NOT NULL GROUP BY 1, 2""",
+        SELECT column_name, bin, name, count(*) AS clips
+        FROM (UNPIVOT (SELECT {_GROUP} AS name, {named} FROM clips)
+            ON COLUMNS(* EXCLUDE (name)) INTO NAME column_name VALUE bin)
+        GROUP BY ALL""",
     )
-    bins = [[0] * len(GROUPS) for _ in range(NUM_BINS)]
     for row in counted:
+        bins = counts[int(row["column_name"][1:])]
         bins[max(0, row["bin"])][GROUPS.index(row["name"])] += row["clips"]
-    return Histogram(
-        name=name,
-        sql=sql,
-        unit=unit,
-        description=description,
-        low=low,
-        high=high,
-        has_beyond=stats["high"] > high,
-        num_missing=stats["missing"],
-        bins=tuple((b[0], b[1], b[2], b[3]) for b in bins),
-        thresholds=cuts,
-    )
+    return [tuple(tuple(groups) for groups in bins) for bins in counts]
 
 
 def _range(low: float, high: float, most: float, cuts: Sequence[float]) -> tuple[float, float]:
