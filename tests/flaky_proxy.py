@@ -1,7 +1,9 @@
-"""An HTTP proxy before a storage server that spoils one request in N, in one of five ways.
+"""An HTTP proxy before a storage server that spoils one request in N, or chosen ones.
 
 Run as a process of its own: `python flaky_proxy.py UPSTREAM_PORT --one-in 10 --seed 0`. Prints its
-port, and at the end of its life (a newline on stdin) the counts as JSON.
+port, and at the end of its life (an empty line on stdin) the counts as JSON. Any other line is JSON
+such as `{"methods": ["PUT"], "faults": {"7": "held"}}`: from now on the seventh request of these
+methods fails so; it is answered with how many there were since the line before.
 """
 
 from __future__ import annotations
@@ -13,23 +15,41 @@ import random
 import sys
 import threading
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 FAULTS = ("503", "500 after it was done", "dropped", "dropped after it was done", "cut short")
+HELD = "held"
+"""Dropped, and done only when the next request that changes something comes: an answer that is
+lost on the way there, so that whoever looks whether it was done does not find it yet."""
 
 
 class Faults:
-    """Which requests fail: one of every `one_in` that follow each other, drawn by seed."""
+    """Which requests fail: one of every `one_in` that follow each other, drawn by seed; or those
+    that were chosen by their number."""
 
     def __init__(self, one_in: int, seed: int, status: str | None) -> None:
+        self._methods: tuple[str, ...] = ()
+        self._places: dict[int, str] = {}
         self._one_in, self._random, self._lock = one_in, random.Random(seed), threading.Lock()
         self._number, self._chosen = 0, 0
         self.status = status
         self.counts: Counter[str] = Counter()
 
+    def choose(self, methods: tuple[str, ...], places: dict[int, str]) -> int:
+        """Begin to count anew; how many there were."""
+        with self._lock:
+            num_seen, self._number = self._number, 0
+            self._methods, self._places = methods, places
+            return num_seen
+
     def next(self, method: str) -> str | None:
         with self._lock:
             self.counts[method] += 1
+            if self._methods:
+                self._number += method in self._methods
+                return self._places.get(self._number) if method in self._methods else None
             if self.status is not None:
                 return "status"
             if not self._one_in:
@@ -49,10 +69,16 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     upstream: int
     faults: Faults
+    held: list[Callable[[], object]]
 
     def handle_any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         fault = self.faults.next(self.command)
+        while self.held and self.command not in ("GET", "HEAD"):
+            self.held.pop()()
+        if fault == HELD:
+            self.held.append(partial(self.forward, body))
+            return self.drop()
         if fault == "status":
             code, _, name = str(self.faults.status).partition(" ")
             return self.answer(int(code), f"<Error><Code>{name}</Code></Error>".encode())
@@ -130,10 +156,14 @@ def main() -> None:
     args = parser.parse_args()
     Handler.upstream = args.upstream
     Handler.faults = Faults(args.one_in, args.seed, args.status)
+    Handler.held = []
     server = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(server.server_address[1], flush=True)
-    sys.stdin.readline()
+    while line := sys.stdin.readline().strip():
+        wanted = json.loads(line)
+        places = {int(place): fault for place, fault in wanted["faults"].items()}
+        print(Handler.faults.choose(tuple(wanted["methods"]), places), flush=True)
     print(json.dumps(Handler.faults.counts), flush=True)
 
 

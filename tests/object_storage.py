@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,6 +52,37 @@ def make_bucket(port: int, name: str) -> None:
 @contextmanager
 def proxy(port: int, *arguments: str) -> Iterator[tuple[int, dict[str, int]]]:
     """A proxy's port, and its counts (filled in when the block has ended)."""
+    with _started(port, *arguments) as (process, near, counts):
+        assert process.poll() is None
+        yield near, counts
+
+
+class ChosenFaults:
+    """A proxy that spoils requests by their number."""
+
+    def __init__(self, port: int, process: subprocess.Popen[str]) -> None:
+        self.port, self._process = port, process
+
+    def choose(self, faults: Mapping[int, str], methods: Sequence[str]) -> int:
+        """From now on spoil the n-th request of these methods; how many there were before."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"faults": faults, "methods": methods}) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+
+@contextmanager
+def chosen_faults(port: int) -> Iterator[ChosenFaults]:
+    """A proxy that spoils nothing until it is told what."""
+    with _started(port) as (process, near, _):
+        yield ChosenFaults(near, process)
+
+
+@contextmanager
+def _started(
+    port: int, *arguments: str
+) -> Iterator[tuple[subprocess.Popen[str], int, dict[str, int]]]:
     counts: dict[str, int] = {}
     process = subprocess.Popen(
         [sys.executable, str(_PROXY), str(port), *arguments],
@@ -62,7 +93,7 @@ def proxy(port: int, *arguments: str) -> Iterator[tuple[int, dict[str, int]]]:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        yield int(process.stdout.readline()), counts
+        yield process, int(process.stdout.readline()), counts
     finally:
         counts.update(json.loads(process.communicate("\n")[0]))
 
