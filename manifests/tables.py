@@ -21,7 +21,13 @@ from urllib.parse import unquote
 import duckdb
 import pyarrow as pa
 import pyarrow.dataset as pads
-from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake import (
+    ColumnProperties,
+    CommitProperties,
+    DeltaTable,
+    WriterProperties,
+    write_deltalake,
+)
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from . import object_store
@@ -40,6 +46,11 @@ _NUM_ATTEMPTS = 20
 _ATTEMPT_KEY = "egodojo_attempt"
 _NUM_UNANSWERED = 4
 _COMMITS_AT_ONCE = 16
+# Ids of clips never repeat in a table: a dictionary of them would be made for nothing.
+_WRITER = WriterProperties(
+    compression="SNAPPY",
+    column_properties={"clip_id": ColumnProperties(dictionary_enabled=False)},
+)
 
 T = TypeVar("T")
 # delta-rs takes these for URL syntax: it panics or writes somewhere else.
@@ -334,6 +345,7 @@ def _write(
             mode=mode,
             schema_mode=schema_mode,
             commit_properties=properties,
+            writer_properties=_WRITER,
         )
     except CommitFailedError:
         raise
@@ -372,7 +384,12 @@ def _write_object(
     for again in range(_NUM_UNANSWERED, -1, -1):
         try:
             write_deltalake(
-                table, rows, mode=mode, schema_mode=schema_mode, commit_properties=properties
+                table,
+                rows,
+                mode=mode,
+                schema_mode=schema_mode,
+                commit_properties=properties,
+                writer_properties=_WRITER,
             )
             return
         except (DeltaError, OSError) as error:
