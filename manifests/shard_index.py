@@ -70,21 +70,19 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClipIndex:
-    """Where one clip's bytes are.
+class ClipPackets:
+    """Where a clip's packets lie inside its mp4, and what a decoder needs besides them.
 
     Attributes:
         codec_config: The avcC record, all a decoder needs besides packets.
         time_base: Seconds per tick of the mp4, as "num/den".
-        data_offset: First packet, counted from the start of the member `mp4`.
+        data_offset: First packet, counted from the start of the mp4.
         packet_sizes: int32 bytes; packets follow each other, one per frame, in display order.
         packet_pts: int64 ticks.
         is_key: bool, where a group of frames begins.
         gop_crc32: uint32 per group, over all its packets.
     """
 
-    clip_id: str
-    members: tuple[Member, ...]
     codec_config: bytes
     time_base: str
     data_offset: int
@@ -97,6 +95,14 @@ class ClipIndex:
     def num_frames(self) -> int:
         """Frames of the clip."""
         return len(self.packet_sizes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipIndex(ClipPackets):
+    """Where one clip's bytes are: its members in the tar, and the packets of its member `mp4`."""
+
+    clip_id: str
+    members: tuple[Member, ...]
 
     def member(self, suffix: str) -> Member:
         """Return one member.

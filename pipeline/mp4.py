@@ -6,7 +6,6 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import VideoError
+from manifests.shard_index import ClipPackets
 
 from .flaky import check_source
 
 _FIRST_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mp4Index:
-    """Where a clip's packets lie inside its mp4, and what a decoder needs besides them.
-
-    Attributes:
-        codec_config: The avcC record.
-        time_base: Seconds per tick of the mp4, as "num/den".
-        data_offset: Byte position of the first packet; packets follow each other.
-        packet_sizes: int32, bytes, in decoding order, which is display order.
-        packet_pts: int64, ticks.
-        is_key: bool.
-        gop_crc32: uint32, one per keyframe, over all bytes up to the next one.
-    """
-
-    codec_config: bytes
-    time_base: str
-    data_offset: int
-    packet_sizes: NDArray[np.int32]
-    packet_pts: NDArray[np.int64]
-    is_key: NDArray[np.bool_]
-    gop_crc32: NDArray[np.uint32]
-
-    @property
-    def num_frames(self) -> int:
-        """Frames of the clip."""
-        return len(self.packet_sizes)
-
-
-def index_mp4(data: bytes) -> Mp4Index:
+def index_mp4(data: bytes) -> ClipPackets:
     """Read the packet table of a clip from the bytes `ClipEncoder` finished.
 
     Raises:
@@ -71,7 +43,7 @@ def index_mp4(data: bytes) -> Mp4Index:
     offset = _first_packet(data, boxes, sizes)
     if not len(sizes) or not is_key[0]:
         raise ValueError("an indexed clip must begin with a keyframe")
-    return Mp4Index(
+    return ClipPackets(
         codec_config=_codec_config(data, *boxes[b"stsd"]),
         time_base=f"1/{_time_scale(data, *_only(data, b'mdhd', *media))}",
         data_offset=offset,

@@ -8,14 +8,14 @@ import tarfile
 import zlib
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import TracebackType
 
 from manifests.errors import DatasetError, StorageError
-from manifests.shard_index import INDEX_SUFFIX, ClipIndex, Member, ShardIndex
+from manifests.shard_index import INDEX_SUFFIX, ClipIndex, ClipPackets, Member, ShardIndex
 from manifests.storage import Location, being_replaced, location
 
-from .mp4 import Mp4Index, index_mp4
+from .mp4 import index_mp4
 
 _BLOCK_BYTES = tarfile.BLOCKSIZE
 _FIRST_SUFFIXES = ("mp4", "json")
@@ -68,7 +68,7 @@ class ShardWriter:
             self._placing.__exit__(type(error), error, None)
             raise _unwritable(self.path, error) from error
 
-    def add(self, clip_id: str, members: Mapping[str, bytes], mp4_index: Mp4Index) -> None:
+    def add(self, clip_id: str, members: Mapping[str, bytes], mp4_index: ClipPackets) -> None:
         """Append one clip.
 
         Args:
@@ -155,7 +155,7 @@ def rebuild_index(tar_path: Location | str) -> ShardIndex:
         DatasetError: When the tar is damaged, or holds something `ShardWriter` does not write.
     """
     members: dict[str, list[Member]] = {}
-    tables: dict[str, Mp4Index] = {}
+    tables: dict[str, ClipPackets] = {}
     try:
         with (
             location(tar_path).open("rb") as stream,
@@ -189,18 +189,9 @@ def rebuild_index(tar_path: Location | str) -> ShardIndex:
     return ShardIndex.of(clips)
 
 
-def _clip_index(clip_id: str, members: tuple[Member, ...], table: Mp4Index) -> ClipIndex:
-    return ClipIndex(
-        clip_id=clip_id,
-        members=members,
-        codec_config=table.codec_config,
-        time_base=table.time_base,
-        data_offset=table.data_offset,
-        packet_sizes=table.packet_sizes,
-        packet_pts=table.packet_pts,
-        is_key=table.is_key,
-        gop_crc32=table.gop_crc32,
-    )
+def _clip_index(clip_id: str, members: tuple[Member, ...], table: ClipPackets) -> ClipIndex:
+    packets = {field.name: getattr(table, field.name) for field in fields(ClipPackets)}
+    return ClipIndex(clip_id=clip_id, members=members, **packets)
 
 
 def _rank(suffix: str) -> int:

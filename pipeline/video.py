@@ -38,12 +38,12 @@ from .facts import PartReading, VideoFacts, VideoProbe, describe, has_index
 from .flaky import check_source
 from .frames import DecodedFrame, DecodeReport, FrameStream, check_for_decord
 from .hardware import opened_on
-from .mp4 import Mp4Index, index_mp4, open_error
+from .mp4 import index_mp4, open_error
 from .packets import PacketLog, PacketTable
 from .pictures import FrameScaler
 
 __all__ = [
-    "ClipEncoder", "DecodeReport", "DecodedFrame", "FrameScaler", "FrameStream", "Mp4Index",
+    "ClipEncoder", "DecodeReport", "DecodedFrame", "FrameScaler", "FrameStream",
     "VideoProbe", "decode", "decode_packets", "index_mp4", "key_frames", "part_ticks", "probe",
     "write_video",
 ]  # fmt: skip
