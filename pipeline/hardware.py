@@ -1,4 +1,4 @@
-"""Whether a GPU decodes video here, and how a file is opened so that it does.
+"""What the hardware here can do: decode video on a GPU, multiply matrices of short numbers.
 
 The decoder of the codec's standard and the GPU's give the same pictures of an intact stream; they
 may differ in what they show where a stream is damaged. What the GPU cannot decode, software does.
@@ -6,6 +6,7 @@ may differ in what they show where a stream is damaged. What the GPU cannot deco
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from manifests.errors import UsageError
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
 
 Decode = Literal["software", "auto", "cuda"]
 """`auto` takes a GPU where there is one, `cuda` insists on it."""
+
+_CPU_FLAGS = {
+    "bfloat16": {"avx512_bf16", "amx_bf16", "bf16"},
+    "float16": {"avx512_fp16", "amx_fp16", "asimdhp"},
+}
 
 
 def decoding_device(decode: Decode) -> str | None:
@@ -43,6 +49,22 @@ def opened_on(device: str | None) -> HWAccel | None:
     from av.codec.hwaccel import HWAccel
 
     return HWAccel(device_type=device, allow_software_fallback=True)
+
+
+def cpu_multiplies(
+    kind: Literal["bfloat16", "float16"], cpuinfo: Path = Path("/proc/cpuinfo")
+) -> bool:
+    """Whether this CPU has instructions for such numbers: AVX-512, AMX, or those of ARM.
+
+    Without them a product takes longer than in float32. Where there is no `/proc/cpuinfo` the
+    answer is no.
+    """
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    flags = [line.partition(":")[2].split() for line in lines if line[:5] in ("flags", "Featu")]
+    return bool(flags) and bool(_CPU_FLAGS[kind] & set(flags[0]))
 
 
 def _why_not(device: str) -> str | None:

@@ -12,7 +12,7 @@ from av.video.reformatter import VideoReformatter
 
 from manifests.errors import UsageError
 from pipeline import hardware, video
-from pipeline.hardware import decoding_device, opened_on
+from pipeline.hardware import cpu_multiplies, decoding_device, opened_on
 from pipeline.pictures import FrameScaler, _planes
 from pipeline.testing import make_video
 from pipeline.video import decode, probe
@@ -70,3 +70,22 @@ def test_pictures_laid_out_as_a_gpu_gives_them_are_the_same(
     moved = type(decoded)(tick=0, duration=1, frame=laid_out, rotation=0)
     for left, right in zip(plain, _planes(scaler.scale(moved)), strict=True):
         assert np.abs(left - right).max() <= int(pix_fmt.endswith("10le"))
+
+
+@pytest.mark.parametrize(
+    ("text", "bfloat16", "float16"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16\n", True, False),
+        ("flags\t\t: fpu amx_bf16 avx512_fp16\n", True, True),
+        ("Features\t: fp asimd bf16 asimdhp\n", True, True),
+        ("flags\t\t: fpu avx2\n", False, False),
+        ("processor: 0\n", False, False),
+    ],
+)
+def test_a_cpu_says_which_short_numbers_it_multiplies(
+    tmp_path: Path, text: str, bfloat16: bool, float16: bool
+) -> None:
+    (tmp_path / "cpuinfo").write_text(text)
+    assert cpu_multiplies("bfloat16", tmp_path / "cpuinfo") is bfloat16
+    assert cpu_multiplies("float16", tmp_path / "cpuinfo") is float16
+    assert not cpu_multiplies("bfloat16", tmp_path / "gone")

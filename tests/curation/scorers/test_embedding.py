@@ -15,9 +15,10 @@ from clip_views import clip_view
 
 from curation.scorers.base import ClipView, Resources
 from curation.scorers.embedding import EmbeddingConfig, EmbeddingScorer
-from curation.scorers.precision import cpu_has_bf16, dtype_of
+from curation.scorers.precision import dtype_of
 from manifests.dataset import Dataset
 from manifests.errors import ConfigError, EgodojoError
+from pipeline.hardware import cpu_multiplies
 
 Cli = Callable[..., SimpleNamespace]
 TINY = {
@@ -102,22 +103,10 @@ def test_bf16_weights_without_autocast_stay_close(tiny: str) -> None:
     assert vector(half) @ vector(loaded(tiny)) > 0.995  # eight bits of mantissa, one layer
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("flags\t\t: fpu avx512f avx512_bf16\n", True),
-        ("flags\t\t: fpu amx_bf16\n", True),
-        ("Features\t: fp asimd bf16\n", True),
-        ("flags\t\t: fpu avx2\n", False),
-        ("processor: 0\n", False),
-    ],
-)
-def test_bf16_is_taken_where_the_cpu_has_it(tmp_path: Path, text: str, expected: bool) -> None:
-    (tmp_path / "cpuinfo").write_text(text)
-    assert cpu_has_bf16(tmp_path / "cpuinfo") is expected
-    assert not cpu_has_bf16(tmp_path / "gone")
+def test_bf16_is_taken_where_the_cpu_has_it() -> None:
     assert dtype_of("fp32", "cpu") is torch.float32
-    assert dtype_of("auto", "cpu") is (torch.bfloat16 if cpu_has_bf16() else torch.float32)
+    expected = torch.bfloat16 if cpu_multiplies("bfloat16") else torch.float32
+    assert dtype_of("auto", "cpu") is expected
 
 
 def test_random_weights_only_when_asked_for(dataset: Path, cli: Cli, tiny: str) -> None:
