@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import tarfile
@@ -9,20 +10,17 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from . import storage
-from .action_vector import LATENT_WIDTH
 from .errors import DatasetError
-from .latents import ROWS_SCHEMA
+from .latents import ROW_BYTES, f16_digest, f16_path, read_rows, rows_bytes, rows_digest
 from .locations import Location, below, matches
 from .shard_index import INDEX_SUFFIX, ClipIndex, Member, ShardIndex
 
 _BLOCK_BYTES = tarfile.BLOCKSIZE
-_ROW_BYTES = 2 * LATENT_WIDTH
 _TEMPORARY = re.compile(r".+\.tmp-([0-9a-f]{16})\Z")
 
 
@@ -174,13 +172,16 @@ def _padded(size: int) -> int:
 def _latent_rows(rows: Location) -> pa.Table | None:
     """The table of a latent file; None when it or the file is damaged."""
     try:
-        table = pq.read_table(_buffer(rows), schema=ROWS_SCHEMA, partitioning=None)
-    except (OSError, ValueError, pa.ArrowException):
+        table = read_rows(rows)
+    except (DatasetError, OSError):
         return None
-    source = _data_path(rows)
+    source = f16_path(rows)
     num_bytes = source.stat().st_size if source.is_file() else -1
     ends = pc.add(table.column("first_row"), table.column("num_rows"))
-    return table if num_bytes >= _ROW_BYTES * (pc.max(ends).as_py() or 0) else None
+    is_whole = num_bytes >= ROW_BYTES * (pc.max(ends).as_py() or 0)
+    if is_whole and rows_digest(table) not in (None, f16_digest(source)):
+        return None
+    return table if is_whole else None
 
 
 def _copy_latents(
@@ -188,21 +189,18 @@ def _copy_latents(
 ) -> None:
     if not kept:
         return
-    source = _data_path(rows)
-    first = np.cumsum([0, *(row["num_rows"] for row in kept)], dtype=np.int64)[:-1]
-    with storage.replacing(_data_path(new), token) as target:
+    source, digest = f16_path(rows), hashlib.sha256()
+    with storage.replacing(f16_path(new), token) as target:
         for row in kept:
-            begin, size = row["first_row"] * _ROW_BYTES, row["num_rows"] * _ROW_BYTES
-            target.write(storage.read_range(source.parent, source.name, begin, size))
-    columns = {name: [row[name] for row in kept] for name in ("clip_id", "num_rows")}
-    moved = pa.table({**columns, "first_row": first}).select(ROWS_SCHEMA.names).cast(ROWS_SCHEMA)
+            begin, size = row["first_row"] * ROW_BYTES, row["num_rows"] * ROW_BYTES
+            content = storage.read_range(source.parent, source.name, begin, size)
+            digest.update(content)
+            target.write(content)
+    ids, counts = [row["clip_id"] for row in kept], [row["num_rows"] for row in kept]
+    moved = rows_bytes(ids, counts, f16_sha256=digest.hexdigest())
     with storage.replacing(new, token) as target:
-        pq.write_table(moved, target, compression="zstd")
+        target.write(moved)
 
 
 def _buffer(path: Location) -> pa.BufferReader:
     return pa.BufferReader(path.read_bytes())
-
-
-def _data_path(rows: Location) -> Location:
-    return rows.with_name(rows.name.replace(".rows.parquet", ".f16"))

@@ -1,19 +1,19 @@
 """Stored latent actions: one float16 file and one row table per shard, found by model and step.
 
 Row t of a clip is the latent of its frames (t, t + step). A shard's rows count once its
-`rows.parquet` is in place; what is written is never rewritten, later clips get numbered files.
+`rows.parquet` is in place, which holds the digest of the `.f16` file; what is written is never
+rewritten, later clips get numbered files.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import secrets
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,13 +24,15 @@ from numpy.typing import NDArray
 from .action_vector import LATENT_WIDTH
 from .errors import DatasetError
 from .locations import Location, ObjectPath, location, matches
-from .storage import being_replaced
+from .storage import remove, replacing, write_new
 
 Float16Array = NDArray[np.float16]
 
 ROWS_SCHEMA = pa.schema(
     [("clip_id", pa.string()), ("first_row", pa.int64()), ("num_rows", pa.int64())]
 )
+ROW_BYTES = 2 * LATENT_WIDTH
+_DIGEST = b"f16_sha256"
 _SHARDS_HELD = 64
 
 
@@ -47,6 +49,74 @@ def list_latents(dataset: Location | str) -> list[tuple[str, int]]:
         if match:
             found.append((meta.parent.parent.name, int(match[1])))
     return sorted(found)
+
+
+def list_row_tables(folder: Location) -> dict[str, list[Location]]:
+    """Shard -> its tables of rows in a folder of `latent_dir`, from one listing."""
+    found: dict[str, list[Location]] = defaultdict(list)
+    for path in matches(folder, "*.rows.parquet"):
+        found[path.name.partition(".")[0]].append(path)
+    return found
+
+
+def read_rows(path: Location) -> pa.Table:
+    """A table of rows; `rows_digest` gives what it says of its `.f16` file.
+
+    Raises:
+        DatasetError: It is damaged.
+    """
+    try:
+        return pq.read_table(pa.BufferReader(path.read_bytes()), partitioning=None).select(
+            ROWS_SCHEMA.names
+        )
+    except (pa.ArrowException, KeyError, OSError) as error:
+        raise _damaged(path) from error
+
+
+def read_counts(tables: Iterable[Location]) -> dict[str, int]:
+    """Clip -> number of rows that some tables name, without opening the latents themselves."""
+    counts: dict[str, int] = {}
+    for path in tables:
+        table = read_rows(path)
+        ids, rows = (table.column(name).to_pylist() for name in ("clip_id", "num_rows"))
+        counts.update(zip(ids, rows, strict=True))
+    return counts
+
+
+def rows_digest(table: pa.Table) -> str | None:
+    """SHA-256 of the `.f16` file that belongs to a table; None where an older version wrote it."""
+    digest = (table.schema.metadata or {}).get(_DIGEST)
+    return None if digest is None else digest.decode()
+
+
+def rows_bytes(clip_ids: Sequence[str], counts: Sequence[int], *, f16_sha256: str) -> bytes:
+    """The content of a `rows.parquet` for clips whose rows follow each other."""
+    first = np.cumsum([0, *counts], dtype=np.int64)[:-1]
+    columns = {"clip_id": list(clip_ids), "first_row": first, "num_rows": list(counts)}
+    table = pa.table(columns, schema=ROWS_SCHEMA.with_metadata({_DIGEST: f16_sha256}))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def f16_path(rows: Location) -> Location:
+    """The file of latents that a `rows.parquet` belongs to."""
+    return rows.with_name(rows.name.replace(".rows.parquet", ".f16"))
+
+
+def f16_digest(path: Location) -> str:
+    """SHA-256 of a file, 64 hex digits."""
+    if isinstance(path, ObjectPath):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove_leftovers(dataset: Location, model_id: str) -> None:
+    """Remove what a killed extraction left half-written; nobody may be writing there."""
+    for path in matches(dataset / "latents" / model_id, "step-*/*.tmp-*"):
+        remove(path)
 
 
 def missing_latents_error(
@@ -100,23 +170,28 @@ class LatentWriter:
         self._rows.append(rows)
 
     def finish(self) -> Location:
-        """Puts both files in place, rows last, and returns the path of the .f16 file."""
+        """Puts both files in place, rows last, and returns the path of the .f16 file.
+
+        Another process may do the same shard, for instance a worker that outlived its driver: the
+        same rows are then stored once.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._write_meta()
-        stem = self._free_stem()
-        counts = [len(rows) for rows in self._rows]
-        first = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])[:-1]
-        table = pa.table(
-            {"clip_id": self._clip_ids, "first_row": first, "num_rows": counts},
-            schema=ROWS_SCHEMA,
-        )
-        data_path = self.folder / f"{stem}.f16"
-        with _replaced(data_path) as temporary, open(temporary, "wb") as file:
-            for rows in self._rows:
-                file.write(np.ascontiguousarray(rows).tobytes())
-        with _replaced(self.folder / f"{stem}.rows.parquet") as temporary:
-            pq.write_table(table, temporary, compression="zstd")
-        return data_path
+        while True:
+            stem = self._free_stem()
+            data_path = self.folder / f"{stem}.f16"
+            digest = hashlib.sha256()
+            with replacing(data_path, _token()) as file:
+                for rows in self._rows:
+                    content = np.ascontiguousarray(rows).tobytes()
+                    digest.update(content)
+                    file.write(content)
+            table = rows_bytes(
+                self._clip_ids, [len(rows) for rows in self._rows], f16_sha256=digest.hexdigest()
+            )
+            path = self.folder / f"{stem}.rows.parquet"
+            if write_new(path, table) or path.read_bytes() == table:
+                return data_path
 
     def _free_stem(self) -> str:
         number, stem = 0, self._stem
@@ -137,8 +212,8 @@ class LatentWriter:
                     hint="Use the settings of its meta.json, or remove the folder and start again.",
                 )
             return
-        with _replaced(path) as temporary:
-            temporary.write_text(json.dumps(self._meta, indent=2, sort_keys=True) + "\n")
+        with replacing(path, _token()) as file:
+            file.write((json.dumps(self._meta, indent=2, sort_keys=True) + "\n").encode())
 
 
 class LatentReader:
@@ -249,13 +324,7 @@ class LatentReader:
     def _load(self, tables: Sequence[Location]) -> dict[str, Float16Array]:
         found: dict[str, Float16Array] = {}
         for path in tables:
-            try:
-                table = pq.read_table(
-                    pa.BufferReader(path.read_bytes()), schema=ROWS_SCHEMA, partitioning=None
-                )
-            except (pa.ArrowException, OSError) as error:
-                raise _damaged(path) from error
-            data = _map_latents(path.with_name(path.name.replace(".rows.parquet", ".f16")))
+            table, data = read_rows(path), _map_latents(f16_path(path))
             columns = (table.column(name).to_pylist() for name in ROWS_SCHEMA.names)
             for clip_id, first_row, num_rows in zip(*columns, strict=True):
                 if first_row + num_rows > len(data):
@@ -290,6 +359,5 @@ def _map_latents(path: Location) -> Float16Array:
     return flat.reshape(-1, LATENT_WIDTH).view(np.ndarray)
 
 
-def _replaced(final: Location) -> AbstractContextManager[Path]:
-    """A local file that takes the place of the final one when the block ends well."""
-    return being_replaced(final, f"{os.getpid()}-{secrets.token_hex(4)}")
+def _token() -> str:
+    return f"{os.getpid()}-{secrets.token_hex(4)}"

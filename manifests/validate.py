@@ -11,12 +11,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from .action_vector import LATENT_WIDTH
 from .deletion import journal_path
-from .errors import EgodojoError
+from .errors import DatasetError, EgodojoError
+from .latents import ROW_BYTES, f16_digest, f16_path, read_rows, rows_digest
 from .locations import Location, below, matches
 from .records import UNIT_STATES
 from .shard_index import INDEX_SUFFIX, ClipIndex, ShardIndex
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from .dataset import Dataset
 
 _CHUNK_BYTES = 1 << 20
-_FLOAT16_BYTES = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,7 +255,7 @@ def _latent_problems(dataset: Dataset) -> Iterator[Problem]:
             try:
                 for detail in _rows_problems(path, clips, seen, step=step, every=every):
                     yield Problem(kind="latents", where=where, detail=detail)
-            except (OSError, KeyError, TypeError, pa.ArrowException) as error:
+            except (OSError, KeyError, TypeError, DatasetError) as error:
                 yield Problem(kind="latents", where=where, detail=f"cannot be read: {error}")
 
 
@@ -267,7 +264,8 @@ def _rows_problems(
 ) -> Iterator[str]:
     next_row = 0
     shard = path.name.partition(".")[0]
-    for row in pq.read_table(pa.BufferReader(path.read_bytes()), partitioning=None).to_pylist():
+    table = read_rows(path)
+    for row in table.to_pylist():
         clip_id, clip = row["clip_id"], clips.get(row["clip_id"])
         if clip is None or clip["shard"] != shard:
             yield f"clip {clip_id} is not in {shard}"
@@ -282,7 +280,9 @@ def _rows_problems(
                 f"should be {next_row} + {wanted}"
             )
         next_row = row["first_row"] + row["num_rows"]
-    data = path.with_name(path.name.replace(".rows.parquet", ".f16"))
+    data = f16_path(path)
     num_bytes = data.stat().st_size if data.is_file() else -1
-    if num_bytes != next_row * LATENT_WIDTH * _FLOAT16_BYTES:
+    if num_bytes != next_row * ROW_BYTES:
         yield f"{data.name} has {num_bytes} bytes for {next_row} rows"
+    elif rows_digest(table) not in (None, f16_digest(data)):
+        yield f"{data.name} is not as it was written: its digest differs"
