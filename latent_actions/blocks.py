@@ -188,26 +188,8 @@ class Transformer(nn.Module):
         With `num_kept` (encoder only) the last block and the output layer work only for the first
         tokens of each frame; their values are the same, and of two blocks nearly one is saved.
         """
-        return self._run(self.stem(x), list(self.transformer_blocks), num_kept)
-
-    def look(self, x_FNI: Tensor) -> Tensor:
-        """What frames (F, N, in_width) go through before they meet others: (F, N, D); encoder only.
-
-        With one block alone nothing is shared but the stem, as that block keeps fewer tokens.
-        """
-        x = self.stem(x_FNI)
-        first, *more = self.transformer_blocks
-        assert isinstance(first, SpatioTemporalBlock)
-        return first.look(x) if more else x
-
-    def relate(self, x_BTND: Tensor, *, num_kept: int) -> Tensor:
-        """The rest of `forward` for frames that `look` has seen."""
-        first, *more = self.transformer_blocks
-        assert isinstance(first, SpatioTemporalBlock)
-        return self._run(first.relate(x_BTND) if more else x_BTND, more or [first], num_kept)
-
-    def _run(self, x: Tensor, blocks: list[nn.Module], num_kept: int | None) -> Tensor:
-        *others, last = blocks
+        *others, last = self.transformer_blocks
+        x = self.stem(x)
         for block in others:
             if self.recompute and self.training:
                 x = checkpoint(block, x, use_reentrant=False)

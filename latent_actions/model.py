@@ -99,21 +99,6 @@ class LatentActionModel(nn.Module):
         """
         return self._encode_patches(patchify(frames_BTHWC, self.config.patch_size))
 
-    def look(self, frames_FHWC: Tensor) -> Tensor:
-        """What each of F frames goes through on its own, so that pairs of it can share the result.
-
-        `relate(look(earlier), look(later))` gives the mean of `encode` for every such pair.
-        """
-        patches = patchify(frames_FHWC[None], self.config.patch_size)[0]
-        seen: Tensor = self.encoder.look(self._prompted(patches[None])[0])
-        return seen
-
-    def relate(self, earlier: Tensor, later: Tensor) -> Tensor:
-        """Mean (B, A) of the changes between B pairs of frames that `look` has seen."""
-        tokens = self.encoder.relate(torch.stack((earlier, later), dim=1), num_kept=1)
-        mu: Tensor = self.fc(tokens[:, 1, 0]).chunk(2, dim=-1)[0]
-        return mu
-
     def decode(self, first_BPHWC: Tensor, z_BPA: Tensor) -> Tensor:
         """Paint the frames that follow `first_BPHWC` by the changes `z_BPA`, each on its own.
 

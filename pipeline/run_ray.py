@@ -427,6 +427,20 @@ def _session_folder() -> str:
     return tempfile.mkdtemp(prefix=f"ej-{os.getpid()}-", dir=parent)
 
 
+def largest_of_nodes(resource: str) -> float:
+    """The most of a resource that one node has, used or not; Ray must be up."""
+    return max((node.get(resource, 0.0) for node in _nodes()), default=0.0)
+
+
+def _nodes() -> list[dict[str, float]]:
+    """Resources of the nodes that are alive."""
+    return [
+        node["Resources"]
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"]
+    ]
+
+
 def _slots(job: RayJob) -> int:
     """How many units are worked on at once: as asked for, else what the cluster holds.
 
@@ -434,11 +448,7 @@ def _slots(job: RayJob) -> int:
         UsageError: Not a single node is large enough; Ray would wait for ever.
     """
     wants = {"CPU": job.num_cpus, "GPU": job.num_gpus}
-    nodes = [
-        node["Resources"]
-        for node in ray.nodes()  # type: ignore[no-untyped-call]
-        if node["Alive"]
-    ]
+    nodes = _nodes()
     for name, amount in wants.items():
         largest = max((node.get(name, 0.0) for node in nodes), default=0.0)
         if amount > largest:

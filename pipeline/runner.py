@@ -23,6 +23,7 @@ __all__ = [
     "Kind",
     "Outcome",
     "available_cpus",
+    "cluster_has_gpu",
     "engine_started",
     "run_isolated",
     "run_units",
@@ -99,6 +100,20 @@ def engine_started(engine: Engine, *, num_cpus: int | None = None) -> AbstractCo
     from .run_ray import ray_started
 
     return ray_started(num_cpus=num_cpus)
+
+
+def cluster_has_gpu() -> bool:
+    """Whether a node of the cluster that RAY_ADDRESS names has a GPU; False without one.
+
+    Raises:
+        EgodojoError: No cluster answers there.
+    """
+    if not os.environ.get("RAY_ADDRESS"):
+        return False
+    from .run_ray import largest_of_nodes, ray_started
+
+    with ray_started():
+        return largest_of_nodes("GPU") >= 1
 
 
 def available_cpus() -> int:

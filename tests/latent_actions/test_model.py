@@ -78,18 +78,6 @@ def test_many_frames_give_one_latent_per_transition() -> None:
     assert torch.equal(result.recon, result.recon.clamp(0, 1))
 
 
-@pytest.mark.parametrize("num_blocks", [1, 2, 3])
-def test_pairs_of_frames_looked_at_once_give_the_numbers_of_encode(num_blocks: int) -> None:
-    model = LatentActionModel(dataclasses.replace(SMALL, num_encoder_blocks=num_blocks)).eval()
-    frames = torch.rand(4, 48, 64, 3)
-    with torch.inference_mode():
-        seen = model.look(frames)
-        mu = model.relate(seen[[0, 1, 0]], seen[[1, 2, 3]])
-        pairs = torch.stack((frames[[0, 1, 0]], frames[[1, 2, 3]]), dim=1)
-        expected, _ = model.encode(pairs)
-    torch.testing.assert_close(mu, expected[:, 0], atol=1e-5, rtol=1e-5)
-
-
 def test_transitions_are_decoded_on_their_own() -> None:
     model = small_model()
     first, z = torch.rand(1, 3, 24, 32, 3), torch.randn(1, 3, 32)
