@@ -115,8 +115,17 @@ def train(
     "--every", type=int, default=1, show_default=True, help="Only every n-th frame begins a pair."
 )
 @click.option("--all", "every_written", is_flag=True, help="Dropped clips too.")
+@click.option(
+    "--precision",
+    default="auto",
+    show_default=True,
+    help="float32, bfloat16 or float16; auto: as stored, else float16 on a GPU, float32 on a CPU.",
+)
+@click.option("--compile", "compiled", is_flag=True, help="Use torch.compile where it works.")
+@click.option("--verify", type=int, metavar="N", help="Then make N stored latents anew, compare.")
+@click.option("--seed", default=0, show_default=True, help="Which N latents --verify draws.")
 @click.option("--inline", is_flag=True, help="Work in this process, without Ray.")
-@click.option("--dry-run", is_flag=True, help="Say what is missing, write nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what is missing (and verify), write nothing.")
 @output_options
 def extract(
     dataset: Location,
@@ -124,6 +133,10 @@ def extract(
     steps: tuple[int, ...],
     every: int,
     every_written: bool,
+    precision: str,
+    compiled: bool,
+    verify: int | None,
+    seed: int,
     inline: bool,
     dry_run: bool,
     as_json: bool,
@@ -132,36 +145,75 @@ def extract(
     """Store the latents of the kept clips; what is stored already stays as it is."""
     from dataclasses import asdict
 
-    from manifests.errors import EgodojoError
     from pipeline.progress import Progress
 
     from .extract_run import extract_latents, plan_extraction
+    from .verify import verify_latents
 
-    plan = plan_extraction(dataset, model, steps=steps, every=every, every_written=every_written)
-    if dry_run:
-        clips = sum(len(unit.clips) for unit in plan.units)
-        text = f"{plan.job.model_id}: {clips} clips in {len(plan.units)} shards lack latents"
-        data = {
-            "model_id": plan.job.model_id,
-            "num_shards": len(plan.units),
-            "num_clips_missing": clips,
-            "num_clips": plan.num_clips,
-        }
-        emit(data, as_json=as_json, text=text)
-        return
-    with Progress(len(plan.units), "shards", quiet=quiet) as progress:
-        result = extract_latents(
-            plan, engine="inline" if inline else "ray", on_shard=lambda: progress.advance()
-        )
-    text = (
-        f"{result.model_id}: {result.num_latents} latents for {result.num_extracted} clips and "
-        f"steps ({result.num_clips} clips, steps {', '.join(map(str, result.steps))})"
+    plan = plan_extraction(
+        dataset,
+        model,
+        steps=steps,
+        every=every,
+        every_written=every_written,
+        precision=precision,
+        compiled=compiled,
+        engine="inline" if inline else "ray",
     )
-    emit(asdict(result), as_json=as_json, text=text, quiet=quiet)
-    if result.problems:
-        clip_id, why = next(iter(result.problems.items()))
+    problems: dict[str, str] = {}
+    if dry_run:
+        data, text = _planned(plan)
+    else:
+        with Progress(len(plan.units), "shards", quiet=quiet) as progress:
+            result = extract_latents(
+                plan, engine="inline" if inline else "ray", on_shard=lambda: progress.advance()
+            )
+        problems = result.problems
+        data, text = asdict(result), _extracted(result)
+    verified = None
+    if verify is not None:
+        verified = verify_latents(plan.job, num_rows=verify, seed=seed)
+        data["verified"] = asdict(verified)
+        text += (
+            f"\nverified: {verified.num_checked} of {verified.num_stored} stored latents made "
+            f"anew, the largest difference is {verified.max_difference:.2g}"
+        )
+    emit(data, as_json=as_json, text=text, quiet=quiet)
+    _refuse_problems(problems, dataset)
+    if verified is not None:
+        verified.raise_fault()
+
+
+def _planned(plan: Any) -> tuple[dict[str, Any], str]:
+    clips = sum(len(unit.clips) for unit in plan.units)
+    data = {
+        "model_id": plan.job.model_id,
+        "device": plan.job.device,
+        "precision": plan.job.precision,
+        "num_shards": len(plan.units),
+        "num_clips_missing": clips,
+        "num_clips": plan.num_clips,
+    }
+    text = f"{plan.job.model_id}: {clips} clips in {len(plan.units)} shards lack latents"
+    return data, text
+
+
+def _extracted(result: Any) -> str:
+    device = "GPU" if result.device == "cuda" else "CPU"
+    return (
+        f"{result.model_id}: {result.num_latents} latents for {result.num_extracted} clips and "
+        f"steps ({result.num_clips} clips, steps {', '.join(map(str, result.steps))}; "
+        f"{result.precision} on the {device})"
+    )
+
+
+def _refuse_problems(problems: dict[str, str], dataset: Location) -> None:
+    from manifests.errors import EgodojoError
+
+    if problems:
+        clip_id, why = next(iter(problems.items()))
         raise EgodojoError(
-            f"{len(result.problems)} clips could not be read and have no latents; the first, "
+            f"{len(problems)} clips could not be read and have no latents; the first, "
             f"{clip_id}: {why}",
             hint=f"Run: egodojo manifest validate {dataset}",
         )

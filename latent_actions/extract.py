@@ -145,6 +145,15 @@ class Extractor:
                 latents.pop(clip_id, None)
         return done
 
+    def extract_pairs(self, pairs_PFHWC: Sequence[Frames]) -> Latents:
+        """Latents (P, 32) of single pairs of frames, each uint8 (2, H, W, 3), in their order."""
+        rows = np.zeros((len(pairs_PFHWC), self.config.latent_dim), np.float16)
+        batch = _Batch(self)
+        for row, pair in zip(rows, pairs_PFHWC, strict=True):
+            batch.add(row, *self._look(self._prepared(pair)))
+        batch.finish()
+        return rows
+
     def _take_clip(
         self,
         chunks: Iterator[tuple[Chunk, Future[Tensor]]],
@@ -167,9 +176,12 @@ class Extractor:
                     del held[old]
 
     def _read(self, reader: FrameReader, chunk: Chunk) -> Tensor:
-        """Frames of a chunk, uint8: of the model's size for a CPU, pinned for a GPU to scale."""
         clip, numbers = chunk
-        frames = torch.from_numpy(reader.frames(clip.shard, clip.clip_id, numbers))
+        return self._prepared(reader.frames(clip.shard, clip.clip_id, numbers))
+
+    def _prepared(self, frames_FHWC: Frames) -> Tensor:
+        """Frames, uint8: of the model's size for a CPU, pinned for a GPU to scale."""
+        frames = torch.from_numpy(frames_FHWC)
         return frames.pin_memory() if self.device.type == "cuda" else self._scale(frames)
 
     def _scale(self, frames_FHWC: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from .action_vector import LATENT_WIDTH
 from .errors import DatasetError
 from .locations import Location, ObjectPath, location, matches
+from .object_store import listed
 from .storage import remove, replacing, write_new
 
 Float16Array = NDArray[np.float16]
@@ -57,6 +58,16 @@ def list_row_tables(folder: Location) -> dict[str, list[Location]]:
     for path in matches(folder, "*.rows.parquet"):
         found[path.name.partition(".")[0]].append(path)
     return found
+
+
+def list_f16_files(folder: Location) -> list[tuple[Location, int]]:
+    """Every table of rows in a folder of `latent_dir` and the rows its `.f16` file has, sorted."""
+    if isinstance(folder, ObjectPath):
+        sizes = {info.key.rpartition("/")[2]: info.size for info in listed(str(folder))}
+    else:
+        sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    found = matches(folder, "*.rows.parquet")
+    return [(path, sizes.get(f16_path(path).name, 0) // ROW_BYTES) for path in found]
 
 
 def read_rows(path: Location) -> pa.Table:
@@ -324,7 +335,7 @@ class LatentReader:
     def _load(self, tables: Sequence[Location]) -> dict[str, Float16Array]:
         found: dict[str, Float16Array] = {}
         for path in tables:
-            table, data = read_rows(path), _map_latents(f16_path(path))
+            table, data = read_rows(path), map_latents(f16_path(path))
             columns = (table.column(name).to_pylist() for name in ROWS_SCHEMA.names)
             for clip_id, first_row, num_rows in zip(*columns, strict=True):
                 if first_row + num_rows > len(data):
@@ -344,7 +355,12 @@ def _damaged(path: Location) -> DatasetError:
     )
 
 
-def _map_latents(path: Location) -> Float16Array:
+def map_latents(path: Location) -> Float16Array:
+    """The rows (n, 32) of a `.f16` file, read-only; from a memory map where it is local.
+
+    Raises:
+        DatasetError: It is missing, or no whole number of rows.
+    """
     if not path.exists():
         raise DatasetError(f"{path} is missing, its table of rows is there.")
     if path.stat().st_size == 0:  # an empty file cannot be mapped

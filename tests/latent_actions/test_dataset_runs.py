@@ -168,21 +168,6 @@ def test_two_extractions_of_one_model_do_not_mix(tmp_path: Path, model_path: Pat
     run_extract(made.path, model_path)
 
 
-@pytest.mark.ray
-def test_ray_gives_the_files_of_the_inline_engine(
-    tmp_path: Path, model_path: Path, ray_session: None
-) -> None:
-    one = make_dataset(tmp_path / "one", (20, 16))
-    two = make_dataset(tmp_path / "two", (20, 16))
-    run_extract(one.path, model_path)
-    extract_latents(plan_extraction(two.path, model_path), engine="ray")
-    expected, got = (m.path / "latents" / small_model().model_id for m in (one, two))
-    assert sorted(digests(expected)) == sorted(digests(got))
-    first, second = (LatentReader.open(m.path, small_model().model_id, 1) for m in (one, two))
-    for clip_id in one.clip_ids:
-        np.testing.assert_allclose(first.rows(clip_id), second.rows(clip_id), atol=2e-3, rtol=2e-3)
-
-
 def test_damaged_clips_are_named_and_the_rest_is_stored(
     tmp_path: Path, model_path: Path, cli: Cli
 ) -> None:
