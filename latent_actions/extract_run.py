@@ -28,13 +28,14 @@ from manifests.storage import Location, location
 from pipeline.clips import ClipReader
 from pipeline.file_lock import file_lock
 from pipeline.runner import Engine, available_cpus, cluster_has_gpu, run_units
+from pipeline.training.device import best_device
 
 from .clips import ClipRef, list_clips
 from .config import LATENT_DIM
 from .extract import Extractor, count
 from .model import LatentActionModel
 from .pair_encoder import compile_fault
-from .precision import NumberType, best_device, number_type, slow_here
+from .precision import NumberType, number_type, slow_here
 
 log = logging.getLogger(__name__)
 GPU_WORKER_CPUS = 3

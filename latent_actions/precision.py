@@ -1,4 +1,4 @@
-"""Where the model runs and in which number type: decided once by the driver, recorded beside rows.
+"""In which number type the model runs: decided once by the driver, recorded beside rows.
 
 A GPU computes in float16, whose ten bits are those of stored rows; a CPU in float32, so that the
 same dataset gives the same latents whether or not a machine knows bfloat16. Latents of one folder
@@ -22,11 +22,6 @@ DTYPES: dict[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-
-
-def best_device() -> str:
-    """`cuda` when this process sees a GPU, else `cpu`."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def number_type(precision: str, device: str, *, stored: str | None = None) -> NumberType:

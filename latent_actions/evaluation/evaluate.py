@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from manifests.dataset import Dataset
 from manifests.errors import SampleError, UsageError
 from pipeline.clips import ClipReader
+from pipeline.training.device import best_device
 
 from ..extract import Extractor
 from ..flow_features import join
@@ -140,7 +141,7 @@ def _pass(
     on_clip: Callable[[int], None] | None,
 ) -> tuple[list[TrueClip], dict[str, list[Rows]], dict[str, str]]:
     """Decode every clip once; rows by feature, and what could not be read."""
-    extractor = Extractor(model, device="cuda" if torch.cuda.is_available() else "cpu")
+    extractor = Extractor(model, device=best_device())
     size = {"height": model.config.frame_height, "width": model.config.frame_width}
     kept: list[TrueClip] = []
     features: dict[str, list[Rows]] = {MODEL_ROW: []}

@@ -11,6 +11,8 @@ import torch.distributed as dist
 
 from manifests.errors import EgodojoError, UsageError
 
+from .device import best_device
+
 
 def launch(fn: Callable[[], Any], num_workers: int = 1, *, use_gpu: bool | None = None) -> Any:
     """Run `fn` where training should happen.
@@ -35,7 +37,7 @@ def launch(fn: Callable[[], Any], num_workers: int = 1, *, use_gpu: bool | None 
     if num_workers < 1:
         raise UsageError(f"The number of training workers is {num_workers}; it must be at least 1.")
     if use_gpu is None:
-        use_gpu = torch.cuda.is_available()
+        use_gpu = best_device() == "cuda"
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         return _as_torchrun_rank(fn, use_gpu=use_gpu)
     if num_workers == 1:

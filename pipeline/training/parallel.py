@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from manifests.errors import ConfigError
 
+from .device import choose_device
 from .loop_config import LoopConfig
 from .ranks import broadcast_modules, rank, world_size
 from .task import BlockwiseTask, TrainTask
@@ -116,21 +117,6 @@ def fill(target: Tensor, whole: Tensor) -> None:
             whole.to(target.device), target.device_mesh, target.placements, src_data_rank=None
         )
     target.copy_(whole)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of `loop.device`.
-
-    Raises:
-        ConfigError: It is cuda and there is no GPU.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "loop.device is cuda, but no GPU is visible.", hint="Use loop.device=cpu."
-        )
-    return torch.device(name)
 
 
 def _check_compiler(device: torch.device) -> None:

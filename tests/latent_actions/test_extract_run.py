@@ -21,15 +21,17 @@ from latent_actions.config import base
 from latent_actions.extract import Extractor, suitable_batch
 from latent_actions.extract_run import extract_latents, extract_shard, load_worker, plan_extraction
 from latent_actions.model import LatentActionModel
-from latent_actions.precision import best_device, number_type, slow_here
+from latent_actions.precision import number_type, slow_here
 from manifests.dataset import Dataset
 from manifests.errors import EgodojoError, UsageError
 from manifests.latents import LatentReader, latent_dir
 from manifests.storage import read_bytes, write_atomic
 from manifests.validate import validate
+from pipeline.training.device import best_device
 from tests.latent_actions.datasets import Made, make_dataset
 from tests.latent_actions.helpers import MemoryClips, small_model
 from tests.latent_actions.test_dataset_runs import digests, run_extract
+from tests.latent_actions.test_exchange import Malicious
 from tests.object_storage import make_bucket, use
 
 Cli = Callable[..., SimpleNamespace]
@@ -423,6 +425,34 @@ def test_weights_of_another_size_are_refused_with_names(
     assert done.exit_code == 2
     assert "do not fit this model" in done.stderr
     assert "of wrong size (" in done.stderr
+
+
+def test_a_checkpoint_with_code_is_no_model_and_does_not_run(
+    made: Made, tmp_path: Path, cli: Cli
+) -> None:
+    torch.save({"state_dict": {}, "hook": Malicious(tmp_path / "ran")}, tmp_path / "bad.ckpt")
+    shutil.copytree(tmp_path, tmp_path / "m", ignore=shutil.ignore_patterns("ds"))
+    (tmp_path / "m" / "bad.ckpt").rename(tmp_path / "m" / "model.safetensors")
+    (tmp_path / "m" / "config.json").write_text("{}")
+    words = ("latents", "extract", made.path, "--inline", "--model")
+    alone = cli(*words, tmp_path / "bad.ckpt")
+    assert alone.exit_code == 1
+    assert "bad.ckpt is no model folder: it has no config.json." in alone.stderr
+    inside = cli(*words, tmp_path / "m")
+    assert inside.exit_code == 1
+    assert "model.safetensors is no readable safetensors file" in inside.stderr
+    assert not (tmp_path / "ran").exists()
+    assert not (made.path / "latents").exists()
+
+
+def test_a_dataset_without_kept_clips_is_refused(
+    tmp_path: Path, model_path: Path, cli: Cli
+) -> None:
+    empty = make_dataset(tmp_path / "ds", (12, 12), dropped=(0, 1))
+    done = cli("latents", "extract", empty.path, "--model", model_path, "--inline")
+    assert done.exit_code == 1
+    assert f"{empty.path} has no kept clip." in done.stderr
+    assert not (empty.path / "latents").exists()
 
 
 def test_a_dataset_that_is_none_is_refused(model_path: Path, tmp_path: Path, cli: Cli) -> None:
