@@ -52,8 +52,8 @@ class PictureAreas:
 
     def __init__(self) -> None:
         self._next_s = -math.inf
-        self._darkest: NDArray[np.int16] | None = None
-        self._brightest: NDArray[np.int16] | None = None
+        self._darkest: NDArray[np.uint8] | None = None
+        self._brightest: NDArray[np.uint8] | None = None
         self._spread: list[float] = []
         self._skin: list[float] = []
 
@@ -113,8 +113,9 @@ def corner_share(is_black: NDArray[np.bool_]) -> float | None:
     return min(float(corner.mean()) for corner in corners)
 
 
-def overlay_share(darkest: NDArray[np.int16], brightest: NDArray[np.int16]) -> float | None:
+def overlay_share(darkest: NDArray[np.uint8], brightest: NDArray[np.uint8]) -> float | None:
     """Share of cells at an edge that never moves; None unless most of the picture moves."""
+    darkest, brightest = darkest.astype(np.int16), brightest.astype(np.int16)
     spread = brightest - darkest
     if float((spread > MOVING_LUMA).mean()) < MOVING_SHARE:
         return None
@@ -132,14 +133,14 @@ def overlay_share(darkest: NDArray[np.int16], brightest: NDArray[np.int16]) -> f
     return float(is_edge.mean())
 
 
-def chroma_spread(chroma: NDArray[np.int16]) -> float:
-    """Root mean square distance of int16 (2, rows, columns) chroma from its mean colour."""
+def chroma_spread(chroma: NDArray[np.uint8]) -> float:
+    """Root mean square distance of uint8 (2, rows, columns) chroma from its mean colour."""
     planes = chroma.reshape(2, -1).astype(np.float32)
     planes -= planes.mean(axis=1, keepdims=True)
     return math.sqrt(float(np.vdot(planes, planes)) / planes.shape[1])
 
 
-def skin_share(chroma: NDArray[np.int16]) -> float:
+def skin_share(chroma: NDArray[np.uint8]) -> float:
     """Share of cells whose chroma lies in the box of skin tones, of any object."""
     cb, cr = chroma
     is_skin = (cb >= SKIN_CB[0]) & (cb <= SKIN_CB[1]) & (cr >= SKIN_CR[0]) & (cr <= SKIN_CR[1])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .small import SmallPicture
+from .small import SmallPicture, total_change
 
 LAG_FRAMES = 8
 """Frames that must follow a frame before it is known whether a shot begins there."""
@@ -66,7 +66,7 @@ MIN_SCORE = 0.5
 
 @dataclass(slots=True)
 class _Entry:
-    cells: NDArray[np.int16]
+    cells: NDArray[np.uint8]
     difference: float | None
 
 
@@ -157,13 +157,13 @@ def _nearest(known: list[float]) -> list[float]:
     return (moving or known)[:NUM_NEIGHBOURS]
 
 
-def cell_difference(before: NDArray[np.int16], after: NDArray[np.int16]) -> float:
+def cell_difference(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> float:
     """Mean absolute difference of two (3, 60, 80) cell pictures, summed over Y, Cb and Cr."""
-    change = np.abs(after - before)
-    return float(np.add.reduce(change, axis=None, dtype=np.int64)) * 3.0 / int(change.size)
+    rows = 3 * before.shape[1]
+    return total_change(before.reshape(rows, -1), after.reshape(rows, -1)) * 3.0 / before.size
 
 
-def unlikeness(before: NDArray[np.int16], after: NDArray[np.int16]) -> float:
+def unlikeness(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> float:
     """How far two cell pictures are from being one shot in two lights; 1 makes a cut."""
     first, second = (cells.astype(np.float32).reshape(3, -1) for cells in (before, after))
     total = float(np.square(second - first).sum())

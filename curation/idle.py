@@ -31,14 +31,14 @@ class IdleDetector:
         self._last_s = 0.0
 
     def add(
-        self, cells: NDArray[np.int16], time_s: float, *, is_edge: bool = False
+        self, cells: NDArray[np.uint8], time_s: float, *, is_edge: bool = False
     ) -> float | None:
         """Take the next frame; where the idle stretch that reaches up to it began, or None.
 
         Ten frames a second are looked at; None for the others.
 
         Args:
-            cells: int16 (3, 60, 80), the frame's cells.
+            cells: uint8 (3, 60, 80), the frame's cells.
             time_s: When it is shown, counted from the file's first frame.
             is_edge: A shot begins with it; nothing is compared across.
         """
@@ -72,7 +72,7 @@ class IdleDetector:
             self._since_s = before_s
 
 
-def _block_means(cells: NDArray[np.int16]) -> NDArray[np.float32]:
+def _block_means(cells: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Means over 8x8 pixels, float32 (30, 40), from 4x4 cells (60, 80)."""
-    rows = cells[0::2] + cells[1::2]
+    rows = np.add(cells[0::2], cells[1::2], dtype=np.int16)
     return (rows[:, 0::2] + rows[:, 1::2]).astype(np.float32) * np.float32(0.25)

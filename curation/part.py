@@ -45,11 +45,11 @@ from .measures import ClipMeasures, FrameMeasures, FrameMeter
 from .reading import reading_of
 from .shots import Mark, ShotFinder
 from .sidecars import Actions, Span, in_spans
-from .small import SmallPicture, reduce_picture
+from .small import PictureReducer, SmallPicture
 from .sources.record import read_record
 from .split import IDLE, NO_SPAN, TRANSITION, Edge, PieceSplitter
 
-MAX_AT_ONCE, MAX_BYTES_AT_ONCE = 8, 32 << 20
+MAX_AT_ONCE, MAX_BYTES_AT_ONCE = 16, 32 << 20
 _NOT_IN_JSON = ("gate", "unit_id", FINGERPRINT)
 
 
@@ -106,6 +106,7 @@ class _Waiting:
     """A measured frame in the delay line, and its picture if that is to be written."""
 
     tick: int
+    time_s: float
     duration: int
     written: Any | None
     measures: FrameMeasures
@@ -162,7 +163,7 @@ class PartWorker:
         self._action_names, self._unit_id, self._sink = action_names, unit_id, sink
         self._stage = "open"
         self._clip: _OpenClip | None = None
-        self._meter = FrameMeter()
+        self._reducer, self._meter = PictureReducer(), FrameMeter()
         self._rows: list[dict[str, Any]] = []
         self._end_tick = 0
         self._format: PictureFormat | None = None
@@ -209,10 +210,11 @@ class PartWorker:
         finder = ShotFinder(idle_min_s=self._settings.idle_min_s)
         line = deque[_Waiting]()
         while group := list(itertools.islice(frames, frames_at_once(facts))):
-            for waiting, picture in self._measure(group, scaler):
-                line.append(waiting)
-                for mark in finder.add(picture, self._seconds(waiting.tick)):
-                    self._take(line.popleft(), mark)
+            measured = self._measure(group, scaler)
+            line += [waiting for waiting, _ in measured]
+            final = [finder.add(picture, waiting.time_s) for waiting, picture in measured]
+            for mark in itertools.chain.from_iterable(final):
+                self._take(line.popleft(), mark)
             self._stage = "decode"
         for mark in finder.finish():
             self._take(line.popleft(), mark)
@@ -235,14 +237,15 @@ class PartWorker:
         else:
             written = [scaler.scale(decoded) for decoded in group]
             planes = [scaler.small(picture) for picture in written]
-        small = [reduce_picture(luma, chroma) for luma, *chroma in planes]
+        small = self._reducer.reduce(planes)
         self._stage = "measure"
         times_s = [self._seconds(decoded.tick) for decoded in group]
-        measures = [self._meter.measure(*pair) for pair in zip(small, times_s, strict=True)]
+        measures = self._meter.measure(small, times_s)
         return [
             (
                 _Waiting(
                     tick=d.tick,
+                    time_s=time_s,
                     duration=d.duration,
                     written=w,
                     measures=m,
@@ -250,7 +253,9 @@ class PartWorker:
                 ),
                 picture,
             )
-            for d, w, m, picture in zip(group, written, measures, small, strict=True)
+            for d, time_s, w, m, picture in zip(
+                group, times_s, written, measures, small, strict=True
+            )
         ]
 
     def _check_size(self, path: Path) -> None:
@@ -299,9 +304,8 @@ class PartWorker:
         if clip.ticks:
             clip.cut_score = max(clip.cut_score, mark.cut_score)
             clip.transition_score = max(clip.transition_score, mark.transition_score)
-        time_s = self._seconds(frame.tick)
-        clip.measures.add(frame.measures, time_s)
-        clip.fingerprint.add(frame.measures, time_s)
+        clip.measures.add(frame.measures, frame.time_s)
+        clip.fingerprint.add(frame.measures, frame.time_s)
         clip.ticks.append(frame.tick)
         self._stage = "encode"
         if clip.encoder is not None and frame.written is not None:

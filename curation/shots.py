@@ -66,7 +66,7 @@ class ShotFinder:
         if idle_min_s is not None and idle_min_s > HOLD_S:
             self._max_held = round(MAX_HELD_FRAMES * idle_min_s / HOLD_S)
         self._marks: deque[Mark] = deque()
-        self._unscored: deque[tuple[Mark, NDArray[np.int16]]] = deque()
+        self._unscored: deque[tuple[Mark, NDArray[np.uint8]]] = deque()
 
     def add(self, picture: SmallPicture, time_s: float) -> list[Mark]:
         """Take the next frame; the marks that are final now."""

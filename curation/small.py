@@ -1,7 +1,8 @@
 """One frame reduced to what the cut detector and the measures share, so that it is computed once.
 
 Input is the written picture, or a 320x240 picture of the same view: luma and half-size chroma,
-uint8 in limited range (luma 16 is black, 235 is white). Sums are integers, so results are exact.
+uint8 in limited range (luma 16 is black, 235 is white). OpenCV halves pictures; a table of sums
+over everything above and to the left of each pixel then gives the mean of any rectangle exactly.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,19 +19,22 @@ HEIGHT_PX, WIDTH_PX = 240, 320
 CELL_PX = 4
 BLOCK_PX = 8
 
-_ROWS, _COLUMNS = HEIGHT_PX // CELL_PX, WIDTH_PX // CELL_PX
-_BYTE, _LOW_BYTE = np.uint16(8), np.uint16(0xFF)
-_EVEN_BYTES = np.uint32(0x00FF00FF)
-_LOW_HALF = np.uint32(0xFFFF)
-_ONES = np.ones(WIDTH_PX, np.float32)
-_TO_LEVELS = np.repeat([0.25 / HEIGHT_PX, 0.25 / WIDTH_PX], [WIDTH_PX, HEIGHT_PX])
+_CELL_SHAPE = HEIGHT_PX // CELL_PX, WIDTH_PX // CELL_PX
+_BLOCK_SHAPE = HEIGHT_PX // BLOCK_PX, WIDTH_PX // BLOCK_PX
+_PER_BLOCK = np.float32(1 / BLOCK_PX**2)
+_TO_LEVELS = np.repeat([1 / HEIGHT_PX, 1 / WIDTH_PX], [WIDTH_PX, HEIGHT_PX])
+
+cv2.setNumThreads(1)  # work is spread over processes; threads for small pictures only cost
+
+Planes = Sequence[NDArray[np.uint8]]
+"""Y, Cb and Cr of one picture."""
 
 
 class Reduced(Protocol):
     """What outlives a frame's turn: the means over cells and blocks."""
 
     @property
-    def cells(self) -> NDArray[np.int16]:
+    def cells(self) -> NDArray[np.uint8]:
         """As in `SmallPicture`."""
 
     @property
@@ -42,85 +47,117 @@ class SmallPicture:
     """A small picture and the sums its users need.
 
     Attributes:
-        luma: uint16 (240, 320) in quarters of a level (0 to 1020).
-        cells: int16 (3, 60, 80): means over 4x4 pixels of luma, and over the same area of each
+        given: The luma it was reduced from, uint8 (480, 640) or (240, 320).
+        luma: uint8 (240, 320).
+        sums: int32 (241, 321): the sum of all luma above and to the left of each pixel's corner.
+        cells: uint8 (3, 60, 80): means over 4x4 pixels of luma, and over the same area of each
             chroma plane.
         blocks: float32 (30, 40): means over 8x8 pixels of luma.
         profile: float64 (560,), mean luma of each of the 320 columns, then of the 240 rows.
     """
 
-    luma: NDArray[np.uint16]
-    cells: NDArray[np.int16]
+    given: NDArray[np.uint8]
+    luma: NDArray[np.uint8]
+    sums: NDArray[np.int32]
+    cells: NDArray[np.uint8]
     blocks: NDArray[np.float32]
     profile: NDArray[np.float64]
 
 
-def reduce_picture(
-    luma: NDArray[np.uint8], chroma: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
-) -> SmallPicture:
-    """Reduce one picture; about 0.1 ms.
+class PictureReducer:
+    """Reduces the pictures of one part, some at a time; about 0.1 ms each.
 
-    Args:
-        luma: uint8 (480, 640) or (240, 320); pixels of a row side by side in memory.
-        chroma: Cb then Cr, uint8, half as wide and high as `luma`.
+    The tables of sums are used again: a picture's `sums` hold until the next call. Each picture
+    becomes what it would become alone.
     """
-    quarters = _mean_of_four(luma) if luma.shape[0] > HEIGHT_PX else _in_quarters(luma)
-    rows_of_cells = quarters[0::4] + quarters[1::4]
-    rows_of_cells += quarters[2::4]
-    rows_of_cells += quarters[3::4]
-    sums = rows_of_cells[:, 0::4] + rows_of_cells[:, 1::4]
-    sums += rows_of_cells[:, 2::4]
-    sums += rows_of_cells[:, 3::4]
-    cells = np.empty((3, _ROWS, _COLUMNS), np.int16)
-    np.right_shift(sums, 6, out=cells[0], casting="unsafe")
-    _chroma_cells(chroma, cells[1:])
-    as_floats = sums.astype(np.float32)
-    rows_of_blocks = as_floats[0::2] + as_floats[1::2]
-    blocks = rows_of_blocks[:, 0::2] + rows_of_blocks[:, 1::2]
-    blocks *= np.float32(1 / 256)
-    profile = np.empty(WIDTH_PX + HEIGHT_PX)
-    profile[:WIDTH_PX] = _ONES[:_ROWS] @ rows_of_cells.astype(np.float32)
-    profile[WIDTH_PX:] = quarters.astype(np.float32) @ _ONES
-    profile *= _TO_LEVELS
-    return SmallPicture(luma=quarters, cells=cells, blocks=blocks, profile=profile)
+
+    def __init__(self) -> None:
+        self._tables: list[NDArray[np.int32]] = []
+
+    def reduce(self, pictures: Sequence[Planes]) -> list[SmallPicture]:
+        """Reduce some pictures.
+
+        Args:
+            pictures: Y, Cb and Cr of each: luma uint8 (480, 640) or (240, 320), chroma half as
+                wide and high; pixels of a row side by side in memory.
+        """
+        count = len(pictures)
+        while len(self._tables) < count:
+            self._tables.append(np.empty((HEIGHT_PX + 1, WIDTH_PX + 1), np.int32))
+        cells = np.empty((count, 3, *_CELL_SHAPE), np.uint8)
+        corners = np.empty((count, _BLOCK_SHAPE[0] + 1, _BLOCK_SHAPE[1] + 1), np.int32)
+        below = np.empty((count, WIDTH_PX + 1), np.int32)
+        beside = np.empty((count, HEIGHT_PX + 1), np.int32)
+        lumas = []
+        for index, (given, *chroma) in enumerate(pictures):
+            luma = _halved(given) if given.shape[0] > HEIGHT_PX else given
+            sums = self._tables[index]
+            cv2.integral(luma, sums)
+            corners[index] = sums[::BLOCK_PX, ::BLOCK_PX]
+            below[index], beside[index] = sums[-1], sums[:, -1]
+            for plane, target in zip((luma, *chroma), cells[index], strict=True):
+                _shrink(plane, target)
+            lumas.append(luma)
+        profiles = np.empty((count, WIDTH_PX + HEIGHT_PX))
+        np.subtract(below[:, 1:], below[:, :-1], out=profiles[:, :WIDTH_PX])
+        np.subtract(beside[:, 1:], beside[:, :-1], out=profiles[:, WIDTH_PX:])
+        profiles *= _TO_LEVELS
+        blocks = block_means(corners)
+        return [
+            SmallPicture(
+                given=pictures[index][0],
+                luma=lumas[index],
+                sums=self._tables[index],
+                cells=cells[index],
+                blocks=blocks[index],
+                profile=profiles[index],
+            )
+            for index in range(count)
+        ]
 
 
-def _in_quarters(luma: NDArray[np.uint8]) -> NDArray[np.uint16]:
-    quarters = luma.astype(np.uint16)
-    quarters <<= 2
-    return quarters
+def reduce_picture(luma: NDArray[np.uint8], chroma: Planes | NDArray[np.uint8]) -> SmallPicture:
+    """Reduce one picture by itself; its sums are its own."""
+    return PictureReducer().reduce([(luma, *chroma)])[0]
 
 
-def _mean_of_four(luma: NDArray[np.uint8]) -> NDArray[np.uint16]:
-    """Sums over 2x2 pixels, which are quarters of their means; two pixels are read as one word."""
-    words = luma.view(np.uint16)
-    above, below = words[0::2], words[1::2]
-    quarters: NDArray[np.uint16] = above & _LOW_BYTE
-    part = above >> _BYTE
-    quarters += part
-    np.bitwise_and(below, _LOW_BYTE, out=part)
-    quarters += part
-    np.right_shift(below, _BYTE, out=part)
-    quarters += part
-    return quarters
+def block_means(corners: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Means over blocks, from the entries of `SmallPicture.sums` at their corners, or at any
+    corners 8 pixels apart: (..., rows + 1, columns + 1) gives float32 (..., rows, columns).
+    """
+    strips = corners[..., 1:, :] - corners[..., :-1, :]
+    means = (strips[..., 1:] - strips[..., :-1]).astype(np.float32)
+    means *= _PER_BLOCK
+    return means
 
 
-def _chroma_cells(
-    chroma: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], cells: NDArray[np.int16]
-) -> None:
-    """Fill int16 (2, 60, 80) with the means of both planes, from one row of each cell."""
-    if chroma[0].shape[0] == 2 * _ROWS:
-        words = np.stack([plane[0::2].view(np.uint16) for plane in chroma])
-        np.right_shift((words & 0xFF) + (words >> 8), 1, out=cells, casting="unsafe")
-        return
-    fours = np.empty((2, _ROWS, _COLUMNS), np.uint32)
-    for place, plane in enumerate(chroma):
-        fours[place] = plane.view(np.uint32)[1::4]
-    odd = fours >> 8
-    odd &= _EVEN_BYTES
-    fours &= _EVEN_BYTES
-    fours += odd
-    high = fours >> 16
-    fours &= _LOW_HALF
-    fours += high
-    np.right_shift(fours, 2, out=cells, casting="unsafe")
+Numbers = NDArray[np.uint8] | NDArray[np.float32]
+
+
+def total_change(before: Numbers, after: Numbers) -> float:
+    """Sum of the absolute differences of two arrays of two dimensions."""
+    return cv2.norm(before, after, cv2.NORM_L1)
+
+
+def total_size(values: NDArray[np.int16]) -> float:
+    """Sum of the absolute values of a two-dimensional array."""
+    return cv2.norm(values, cv2.NORM_L1)
+
+
+def deviation(values: NDArray[np.uint8]) -> float:
+    """Standard deviation of a two-dimensional array."""
+    return float(cv2.meanStdDev(values)[1][0, 0])
+
+
+def _shrink(plane: NDArray[np.uint8], target: NDArray[np.uint8]) -> None:
+    """Fill a picture with the means of a larger one, whose sides are 2, 4 or 8 times as long."""
+    while plane.shape[0] > 2 * target.shape[0]:
+        plane = _halved(plane)
+    cv2.resize(plane, target.shape[::-1], target, interpolation=cv2.INTER_AREA)
+
+
+def _halved(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Means over 2x2 pixels, halves rounded up."""
+    height, width = plane.shape
+    halved = cv2.resize(plane, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    return halved  # type: ignore[return-value]

@@ -60,7 +60,8 @@ class PieceSplitter:
     ) -> None:
         self._time_base = time_base
         self._first_tick = first_tick
-        self._length_ticks = Fraction(str(clip_len_s)) / time_base
+        length_ticks = Fraction(str(clip_len_s)) / time_base
+        self._lengths, self._ticks = length_ticks.denominator, length_ticks.numerator
         self._spans = spans
         self._span_at = 0
         self._shot_index = 0
@@ -79,7 +80,7 @@ class PieceSplitter:
             self._segment_tick, self._pieces_done = tick, 0
             self._span_index, self._aside = span_index, aside
             return self._edge(ended_at)
-        num_lengths = int((tick - self._segment_tick) / self._length_ticks)
+        num_lengths = (tick - self._segment_tick) * self._lengths // self._ticks
         if num_lengths > self._pieces_done:
             self._pieces_done = num_lengths
             return self._edge("length")

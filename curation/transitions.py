@@ -57,7 +57,12 @@ MIN_SCORE = 0.5
 
 _COARSE = (15, 20)
 _NUM_VALUES = 3 * _COARSE[0] * _COARSE[1]
+_PER_MEAN = _NUM_VALUES / 3
+_FLAT_SQUARE = FLAT * FLAT * _NUM_VALUES
+_MIN_SQUARE = (MIN_SCORE * MIN_DIFFERENCE) ** 2 * _NUM_VALUES
 _MIN_INNER = 2
+_ROOM = 4
+"""Pictures are appended; only when so many times those held are full, the held ones move."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,12 +85,14 @@ class TransitionDetector:
 
     def __init__(self) -> None:
         self._capacity = math.ceil(MAX_TRANSITION_S * SAMPLES_PER_S) + 1
-        self._pictures = np.zeros((self._capacity, _NUM_VALUES), np.float32)
-        self._gram = np.zeros((self._capacity, self._capacity))
-        self._means = np.zeros((self._capacity, 3))
-        self._times = np.zeros(self._capacity)
-        self._lumas: deque[NDArray[np.int16]] = deque(maxlen=self._capacity)
-        self._held = 0
+        size = _ROOM * self._capacity
+        self._pictures = np.zeros((size, _NUM_VALUES), np.float32)
+        self._gram = np.zeros((size, size))
+        self._means = np.zeros((size, 3))
+        self._contrast = np.zeros(size)
+        self._times = np.zeros(size)
+        self._lumas: deque[NDArray[np.uint8]] = deque(maxlen=self._capacity)
+        self._first = self._end = 0
         self._slot: int | None = None
         self._best: _Window | None = None
         self._last_end_s = -math.inf
@@ -93,21 +100,21 @@ class TransitionDetector:
         self.middle_s = 0.0
 
     def add(
-        self, cells: NDArray[np.int16], time_s: float, *, is_cut: bool = False
+        self, cells: NDArray[np.uint8], time_s: float, *, is_cut: bool = False
     ) -> tuple[float, float] | None:
         """Take the next frame; start and end in seconds when a transition is known to have ended.
 
         Both are pure pictures: the frames in between are mixed.
 
         Args:
-            cells: int16 (3, 60, 80), the frame's cells.
+            cells: uint8 (3, 60, 80), the frame's cells.
             time_s: When it is shown, counted from the file's first frame.
             is_cut: A shot begins with it; nothing reaches across.
         """
         self.score = 0.0
         found = None
         if is_cut:
-            found, self._held = self.finish(), 0
+            found, self._first, self._end = self.finish(), 0, 0
             self._lumas.clear()
         slot = int(time_s * SAMPLES_PER_S + 0.25)
         if slot == self._slot and not is_cut:
@@ -137,46 +144,54 @@ class TransitionDetector:
         return start_s, best.end_s
 
     def _hold(self, picture: NDArray[np.float32], time_s: float) -> None:
-        if self._held == self._capacity:
-            self._pictures[:-1] = self._pictures[1:]
-            self._gram[:-1, :-1] = self._gram[1:, 1:]
-            self._means[:-1] = self._means[1:]
-            self._times[:-1] = self._times[1:]
-            self._held -= 1
-        at = self._held
-        self._held += 1
+        if self._end == len(self._times):
+            self._move_to_front()
+        at = self._end
+        self._end += 1
+        self._first = max(self._first, self._end - self._capacity)
+        held = slice(self._first, self._end)
         self._pictures[at] = picture
         self._times[at] = time_s
-        products = self._pictures[: at + 1] @ picture
-        self._gram[at, : at + 1] = products
-        self._gram[: at + 1, at] = products
-        self._means[at] = np.add.reduce(picture.reshape(3, -1), axis=1) * (3 / _NUM_VALUES)
+        products = self._pictures[held] @ picture
+        self._gram[at, held] = self._gram[held, at] = products
+        means = np.add.reduce(picture.reshape(3, -1), axis=1) / _PER_MEAN
+        self._means[at] = means
+        self._contrast[at] = max(products[-1] - np.dot(means, means) * _PER_MEAN, 1.0)
+
+    def _move_to_front(self) -> None:
+        held, count = slice(self._first, self._end), self._end - self._first
+        for array in (self._pictures, self._means, self._contrast, self._times):
+            array[:count] = array[held]
+        self._gram[:count, :count] = self._gram[held, held]
+        self._first, self._end = 0, count
 
     def _best_window(self) -> _Window | None:
         """Of all stretches that end with the newest picture, the one most like a transition."""
-        last = self._held - 1
-        num_starts = last - _MIN_INNER
-        if num_starts < 1:
+        first, last = self._first, self._end - 1
+        stop = last - _MIN_INNER
+        if stop > first and self._times[first] < self._last_end_s - 1e-6:
+            first += int(np.searchsorted(self._times[first:stop], self._last_end_s - 1e-6))
+        if stop <= first:
             return None
-        first = int(np.searchsorted(self._times[:num_starts], self._last_end_s - 1e-6))
-        if first >= num_starts:
+        gram = self._gram[first : last + 1, first : last + 1]
+        own, num_starts = gram.diagonal(), stop - first
+        square = own[:num_starts] + own[-1] - 2 * gram[:num_starts, -1]
+        if square.max() < _MIN_SQUARE:
             return None
-        held = slice(first, last + 1)
-        gram, times, means = self._gram[held, held], self._times[held], self._means[held]
-        num_starts -= first
-        own = gram.diagonal()
-        square = np.maximum(own[:num_starts] + own[-1] - 2 * gram[:num_starts, -1], 1e-6)
-        clear = self._clearness(own, square, means, num_starts)
-        if float(clear.max()) < MIN_SCORE:
+        square = np.maximum(square, 1e-6)
+        clear = self._clearness(slice(first, stop), last, square)
+        if clear.max() < MIN_SCORE:
             return None
+        times = self._times[first : last + 1]
         misfit = _misfit(gram, own, square, times)
         scores = np.minimum(clear, MAX_MISFIT / np.maximum(misfit, 1e-3))
         quality = np.minimum(clear, 1 / MIN_DISSIMILARITY) * MIN_DISSIMILARITY - misfit
         at = int(np.argmax(np.where(scores >= 1, quality, scores - 10)))
         score = float(scores[at])
         if score >= 1:
-            inner = [first + at + round(third * (last - first - at) / 3) for third in range(4)]
-            left = left_after_shift([self._lumas[index] for index in inner])
+            skipped = first - self._first
+            inner = [at + round(third * (last - first - at) / 3) for third in range(4)]
+            left = left_after_shift([self._lumas[skipped + index] for index in inner])
             score *= min(1.0, left / MIN_LEFT)
         return _Window(
             start_s=float(times[at]),
@@ -186,27 +201,20 @@ class TransitionDetector:
         )
 
     def _clearness(
-        self,
-        own: NDArray[np.float64],
-        square: NDArray[np.float64],
-        means: NDArray[np.float64],
-        num_starts: int,
+        self, starts: slice, last: int, square: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         """How far the two ends of each stretch are apart; 1 is enough for a transition."""
-        per_mean = _NUM_VALUES / 3
-        contrast = own - (means * means).sum(axis=1) * per_mean
-        change = means[:num_starts] - means[-1]
-        centred = square - (change * change).sum(axis=1) * per_mean
-        before, after = np.maximum(contrast[:num_starts], 1.0), max(float(contrast[-1]), 1.0)
-        unlike = centred / (before + after)
-        related = (before + after - centred) / (2 * np.sqrt(before * after))
-        related[np.minimum(before, after) < FLAT * FLAT * _NUM_VALUES] = 0.0
-        level = np.sqrt(square * (1 / _NUM_VALUES))
-        clear: NDArray[np.float64] = np.minimum.reduce([
-            level / MIN_DIFFERENCE,
-            unlike / MIN_DISSIMILARITY,
-            (1 - related) / (1 - MAX_CORRELATION),
-        ])  # fmt: skip
+        before, after = self._contrast[starts], self._contrast[last]
+        common = self._gram[starts, last] - self._means[starts] @ self._means[last] * _PER_MEAN
+        if after < _FLAT_SQUARE:
+            related = np.zeros(len(square))
+        else:
+            related = common / np.sqrt(before * after)
+            related[before < _FLAT_SQUARE] = 0.0
+        unlike = 1 - 2 * common / (before + after)
+        clear: NDArray[np.float64] = np.sqrt(square * (1 / _NUM_VALUES)) / MIN_DIFFERENCE
+        np.minimum(clear, unlike / MIN_DISSIMILARITY, out=clear)
+        np.minimum(clear, (1 - related) / (1 - MAX_CORRELATION), out=clear)
         return clear
 
 
@@ -223,27 +231,35 @@ def _misfit(
     of it follows from the products of pictures with each other.
     """
     num_starts, last = len(square), len(own) - 1
-    rows = gram[:num_starts, :last]
-    base = (own[:num_starts] - gram[:num_starts, last])[:, None]
+    rows, starts = gram[:num_starts, :last], own[:num_starts, None]
     scale = (1 / square)[:, None]
-    share = (gram[None, last, :last] - rows + base) * scale
-    away = (own[None, :last] - 2 * rows + own[:num_starts, None]) * scale
+    share = gram[last, :last] - rows
+    share += starts - gram[:num_starts, last:]
+    share *= scale
+    error = rows * -2
+    error += own[:last]
+    error += starts
+    error *= scale
+    error -= share * share
     begin = times[:num_starts, None]
-    steady = (times[None, :last] - begin) / (times[last] - begin)
-    off = share - steady
-    error = (away - share * share) + UNEVEN_WEIGHT**2 * off * off
+    steady = (times[:last] - begin) / (times[last] - begin)
+    share -= steady
+    share *= share
+    share *= UNEVEN_WEIGHT**2
+    error += share
     inner = steady > 1e-9
-    total = np.add.reduce(error * inner, axis=1) / np.add.reduce(inner, axis=1)
+    error *= inner
+    total = np.add.reduce(error, axis=1) / np.add.reduce(inner, axis=1)
     return np.asarray(np.sqrt(np.maximum(total, 0.0)), np.float64)
 
 
-def left_after_shift(lumas: Sequence[NDArray[np.int16]]) -> float:
+def left_after_shift(lumas: Sequence[NDArray[np.uint8]]) -> float:
     """Share of the change between consecutive pictures that no shift of the picture explains.
 
     Shifts are found from the means of rows and columns; about 1 for a dissolve, less for a pan.
     """
     plain = shifted = 0.0
-    for before, after in pairwise(lumas):
+    for before, after in pairwise([luma.astype(np.int16) for luma in lumas]):
         rows = _best_shift(before.mean(axis=1), after.mean(axis=1), MAX_SHIFT[0])
         columns = _best_shift(before.mean(axis=0), after.mean(axis=0), MAX_SHIFT[1])
         there = float(np.abs(after - before).mean())
@@ -272,9 +288,10 @@ def _overlap(picture: NDArray[np.int16], rows: int, columns: int) -> NDArray[np.
     return picture[max(0, rows) : height + min(0, rows), max(0, columns) : width + min(0, columns)]
 
 
-def coarse(cells: NDArray[np.int16]) -> NDArray[np.float32]:
+def coarse(cells: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Means over 4x4 cells of a (3, 60, 80) cell picture, flat, float32 (900,)."""
-    rows = cells[:, 0::4] + cells[:, 1::4] + cells[:, 2::4] + cells[:, 3::4]
+    wide = cells.astype(np.int16)
+    rows = wide[:, 0::4] + wide[:, 1::4] + wide[:, 2::4] + wide[:, 3::4]
     sums = rows[:, :, 0::4] + rows[:, :, 1::4] + rows[:, :, 2::4] + rows[:, :, 3::4]
     means: NDArray[np.float32] = sums.astype(np.float32) * np.float32(1 / 16)
     return means.ravel()

@@ -30,7 +30,7 @@ HOMES = {
     "open_clip": ("curation/scorers/embedding.py",),
     "mujoco": ("curation/simulation/",),
     "tensorboardX": ("pipeline/training/records.py",),
-    "cv2": ("latent_actions/flow.py",),
+    "cv2": ("curation/small.py", "latent_actions/flow.py"),
 }
 
 

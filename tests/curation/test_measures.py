@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from curation.measures import ClipMeasures, FrameMeter, match_shift, residual_change
+from curation.measures import ClipMeasures, FrameMeter
+from curation.motion import motions_of, residual_change
 from curation.small import SmallPicture, reduce_picture
 from manifests.measures import MEASURES
 
@@ -32,13 +33,35 @@ def flat(level: int) -> SmallPicture:
     return reduce_picture(np.full((240, 320), level, np.uint8), CHROMA)
 
 
-def measure(pictures: list[SmallPicture], fps: float = 30.0) -> dict[str, float]:
+def row_of(
+    pictures: list[SmallPicture], fps: float, *, at_once: int
+) -> dict[str, int | float | None]:
     meter, measures = FrameMeter(), ClipMeasures()
-    for index, picture in enumerate(pictures):
-        measures.add(meter.measure(picture, index / fps), index / fps)
-    row = measures.row(end_s=len(pictures) / fps)
+    for start in range(0, len(pictures), at_once):
+        group = pictures[start : start + at_once]
+        times_s = [(start + index) / fps for index in range(len(group))]
+        for frame, time_s in zip(meter.measure(group, times_s), times_s, strict=True):
+            measures.add(frame, time_s)
+    return measures.row(end_s=len(pictures) / fps)
+
+
+def measure(pictures: list[SmallPicture], fps: float = 30.0) -> dict[str, float]:
+    row = row_of(pictures, fps, at_once=16)
     assert all(value is None or math.isfinite(value) for value in row.values())
     return {name: math.nan if value is None else value for name, value in row.items()}
+
+
+def shift(before: SmallPicture, after: SmallPicture) -> tuple[float, float]:
+    (motion,) = motions_of([before, after])
+    return motion.x, motion.y
+
+
+def test_how_frames_are_grouped_makes_no_difference() -> None:
+    big = texture(7)
+    pictures = [view(big, 100 + 3 * (n % 7), 90 + n, noise=2) for n in range(40)]
+    pictures[20:28] = [flat(18)] * 8
+    alone = row_of(pictures, 30, at_once=1)
+    assert all(row_of(pictures, 30, at_once=count) == alone for count in (2, 7, 16, 40))
 
 
 def test_every_measure_is_documented_and_none_is_missing() -> None:
@@ -50,7 +73,7 @@ def test_every_measure_is_documented_and_none_is_missing() -> None:
 def test_an_empty_or_single_frame_clip_has_null_not_nan() -> None:
     assert set(ClipMeasures().row(end_s=1.0).values()) == {None}
     measures = ClipMeasures()
-    measures.add(FrameMeter().measure(flat(100), 0.0), 0.0)
+    measures.add(FrameMeter().measure([flat(100)], [0.0])[0], 0.0)
     row = measures.row(end_s=0.0)
     assert row["camera_motion_width_per_s"] is None
     assert row["frozen_ratio"] is None
@@ -79,7 +102,7 @@ def test_a_defocused_picture_is_less_sharp() -> None:
 def test_camera_shift_is_found(dx: int, dy: int) -> None:
     big = texture(3)
     before, after = view(big, 200, 200), view(big, 200 - dx, 200 - dy)
-    assert match_shift(before, after) == pytest.approx((dx, dy), abs=0.1)
+    assert shift(before, after) == pytest.approx((dx, dy), abs=0.1)
 
 
 def test_half_pixel_shifts_are_found() -> None:
@@ -87,7 +110,7 @@ def test_half_pixel_shifts_are_found() -> None:
     smooth = (big + np.roll(big, 1, 1) + np.roll(big, 2, 1) + np.roll(big, 3, 1)) / 4
     half = (smooth + np.roll(smooth, 1, 1)) / 2
     before, after = (view(picture.astype(np.uint8)) for picture in (smooth, half))
-    assert match_shift(before, after)[0] == pytest.approx(0.5, abs=0.15)
+    assert shift(before, after)[0] == pytest.approx(0.5, abs=0.15)
 
 
 def test_exposure_change_and_noise_are_no_camera_motion() -> None:
@@ -95,8 +118,8 @@ def test_exposure_change_and_noise_are_no_camera_motion() -> None:
     brighter = np.clip(big.astype(np.int16) + 15, 16, 235).astype(np.uint8)
     before = view(big, noise=4)
     for after in (view(brighter, noise=4), view(big, noise=4)):
-        assert match_shift(before, after) == pytest.approx((0.0, 0.0), abs=0.1)
-    assert match_shift(flat(80), flat(90)) == (0.0, 0.0)
+        assert shift(before, after) == pytest.approx((0.0, 0.0), abs=0.1)
+    assert shift(flat(80), flat(90)) == (0.0, 0.0)
 
 
 def test_speed_does_not_depend_on_frame_rate() -> None:
@@ -131,9 +154,9 @@ def test_residual_motion_ignores_the_camera() -> None:
 def test_residual_of_a_pure_shift_is_zero(move: tuple[int, int]) -> None:
     big = texture(6)
     before, after = view(big, 200, 200), view(big, 200 - move[0], 200 - move[1])
-    change = residual_change(before.luma, after.blocks, *move)
+    change = residual_change(before, after, *move)
     assert change < 1.0
-    assert residual_change(before.luma, after.blocks, 0, 0) > 3 * change
+    assert residual_change(before, after, 0, 0) > 3 * change
 
 
 def noisy(luma: NDArray[np.uint8], level: float, seed: int) -> SmallPicture:

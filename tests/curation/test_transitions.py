@@ -36,7 +36,7 @@ def found_in(
     rng = np.random.default_rng(0)
     found = []
     for number, cells in enumerate(pictures):
-        noisy = (cells + rng.normal(0, 0.5, cells.shape)).round().astype(np.int16)
+        noisy = (cells + rng.normal(0, 0.5, cells.shape)).round().astype(np.uint8)
         answer = detector.add(noisy, number / fps, is_cut=number in cuts)
         if answer is not None:
             assert number / fps - answer[1] <= SETTLE_S + 1 / min(fps, 10) + 1e-6
@@ -125,7 +125,7 @@ def test_nothing_reaches_across_a_hard_cut() -> None:
 def test_a_still_or_moving_shot_has_none() -> None:
     detector = TransitionDetector()
     for number in range(200):
-        cells = view(scene(0), 70 * abs(np.sin(number / 40))).astype(np.int16)
+        cells = view(scene(0), 70 * abs(np.sin(number / 40))).astype(np.uint8)
         assert detector.add(cells, number / FPS) is None
         assert detector.score < 1
     assert detector.finish() is None
