@@ -75,7 +75,8 @@ def ours(path: Path) -> list[tuple[float, float]]:
     time_base = Fraction(facts.time_base)
     finder, marks = ShotFinder(), list[Mark]()
     for decoded in decode(path, facts):
-        picture = reduce_picture(*scaler.small(scaler.scale(decoded)))
+        luma, *chroma = scaler.small(decoded)
+        picture = reduce_picture(luma, chroma)
         marks += finder.add(picture, float((decoded.tick - facts.start_tick) * time_base))
     marks += finder.finish()
     found: list[tuple[float, float]] = []
@@ -260,15 +261,16 @@ def costs(path: Path) -> dict[str, Any]:
     """CPU microseconds a frame above decode, over the same frames, median of five rounds."""
     from scenedetect import AdaptiveDetector, ContentDetector, FrameTimecode
 
+    from curation.part import NUM_AT_ONCE
     from curation.shots import ShotFinder
-    from curation.small import reduce_picture
+    from curation.small import PictureReducer, SmallPicture
     from pipeline.video import FrameScaler, decode, probe
 
     facts = probe(path)
     scaler = FrameScaler(facts, 320, 240)
-    frames = [decoded.frame for decoded in islice(decode(path, facts), TIMED_FRAMES)]
-    pictures = [frame.to_ndarray(format="bgr24") for frame in frames]
-    reduced = [reduce_picture(*scaler.small(frame)) for frame in frames]
+    frames = list(islice(decode(path, facts), TIMED_FRAMES))
+    pictures = [decoded.frame.to_ndarray(format="bgr24") for decoded in frames]
+    reducer = PictureReducer()
 
     def shots() -> None:
         finder = ShotFinder()
@@ -276,9 +278,13 @@ def costs(path: Path) -> dict[str, Any]:
             finder.add(picture, number / 30)
         finder.finish()
 
-    def reduce() -> None:
-        for frame in frames:
-            reduce_picture(*scaler.small(frame))
+    def reduce() -> list[SmallPicture]:
+        small = []
+        for number, decoded in enumerate(frames):
+            reducer.add(scaler.small(decoded), number / 30)
+            if number % NUM_AT_ONCE == NUM_AT_ONCE - 1:
+                small += reducer.take()
+        return small + reducer.take()
 
     def detect(make: Callable[[], Any]) -> Callable[[], None]:
         def work() -> None:
@@ -289,10 +295,11 @@ def costs(path: Path) -> dict[str, Any]:
         return work
 
     def convert() -> None:
-        for frame in frames:
-            frame.to_ndarray(format="bgr24")
+        for decoded in frames:
+            decoded.frame.to_ndarray(format="bgr24")
 
-    works = {
+    reduced = reduce()
+    works: dict[str, Callable[[], Any]] = {
         "egodojo detector": shots,
         "egodojo reduction, shared with the measures": reduce,
         "content": detect(ContentDetector),

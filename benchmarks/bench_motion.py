@@ -21,7 +21,7 @@ import numpy as np
 from common import arguments, report, spread
 from numpy.typing import NDArray
 
-from curation.measures import match_shift
+from curation.motion import motions_of
 from curation.small import SmallPicture, reduce_picture
 from pipeline.video import FrameScaler, decode, probe, write_video
 
@@ -44,7 +44,7 @@ def pictures_of(path: Path) -> list[SmallPicture]:
     scaler = FrameScaler(facts, *SIZE)
     found = []
     for decoded in decode(path, facts):
-        luma, *chroma = scaler.small(scaler.scale(decoded))
+        luma, *chroma = scaler.small(decoded)
         found.append(reduce_picture(luma, chroma))
     return found
 
@@ -53,7 +53,7 @@ def planes_of(path: Path) -> list[Any]:
     """What is reduced, of each frame."""
     facts = probe(path)
     scaler = FrameScaler(facts, *SIZE)
-    return [scaler.small(scaler.scale(decoded)) for decoded in decode(path, facts)]
+    return [scaler.small(decoded) for decoded in decode(path, facts)]
 
 
 def reduce_again(planes: Any) -> None:
@@ -119,7 +119,7 @@ def main() -> None:
             write_video(path, views, Fraction(30), codec=codec, crf=23, options=extra)
             small = pictures_of(path)
             pairs = list(itertools.pairwise(small))
-            shifts = np.array([match_shift(*pair) for pair in pairs])
+            shifts = np.array([(m.x, m.y) for pair in pairs for m in motions_of(pair)])
             result["codecs"][name] = {
                 "correlation_x": round(float(np.corrcoef(shifts[:, 0], truth[:, 0])[0, 1]), 5),
                 "correlation_y": round(float(np.corrcoef(shifts[:, 1], truth[:, 1])[0, 1]), 5),
@@ -129,7 +129,7 @@ def main() -> None:
             if name == "h264":
                 vectors = vectors_of(path)
                 result["reduction_us"] = round(micros(reduce_again, planes_of(path)), 1)
-                result["ours_us"] = round(micros(lambda pair: match_shift(*pair), pairs), 1)
+                result["ours_us"] = round(micros(motions_of, pairs), 1)
                 result["dense_us"] = round(micros(lambda v: dense_score(v, SIZE), vectors), 1)
                 result["num_frames_with_vectors"] = len(vectors)
     result["times_cheaper"] = round(result["dense_us"] / result["ours_us"], 1)

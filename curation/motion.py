@@ -57,7 +57,7 @@ def motions_of(pictures: Sequence[SmallPicture]) -> list[Motion]:
     for index, (x, y) in enumerate(match_shifts(profiles[:-1], profiles[1:]).tolist()):
         move, residual = (round(x), round(y)), unmoved[index]
         if move != (0, 0):
-            residual = residual_change(pictures[index], pictures[index + 1], *move)
+            residual = residual_change(pictures[index].luma, pictures[index + 1].blocks, *move)
         found.append(Motion(x=x, y=y, residual_luma=residual, largest_luma=largest[index]))
     return found
 
@@ -111,23 +111,25 @@ def _lowest(costs: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(MAX_SHIFT_PX - best - fraction, np.float64)
 
 
-def residual_change(before: SmallPicture, after: SmallPicture, move_x: int, move_y: int) -> float:
+def residual_change(
+    before: NDArray[np.uint8], after: NDArray[np.float32], move_x: int, move_y: int
+) -> float:
     """Mean absolute change of 8x8 block means, in luma levels, once `before` is moved.
 
     Args:
-        before, after: Two pictures.
+        before: The earlier picture, uint8 (240, 320).
+        after: Block means of the later one, float32 (30, 40).
         move_x: Pixels to the right; positive for a picture that moved right.
         move_y: Pixels down.
     """
-    rows, corner_rows = _overlap(move_y, HEIGHT_PX)
-    columns, corner_columns = _overlap(move_x, WIDTH_PX)
-    moved = block_means(before.sums[corner_rows, corner_columns])
-    return total_change(moved, after.blocks[rows, columns]) / moved.size
+    rows, pixel_rows = _overlap(move_y, HEIGHT_PX)
+    columns, pixel_columns = _overlap(move_x, WIDTH_PX)
+    moved = block_means(before[pixel_rows, pixel_columns])
+    return total_change(moved, after[rows, columns]) / moved.size
 
 
 def _overlap(move: int, size: int) -> tuple[slice, slice]:
-    """Whole blocks of the later picture that the moved one covers, and their corners before it."""
+    """Whole blocks of the later picture that the moved one covers, and their pixels before it."""
     first = -(-max(0, move) // BLOCK_PX)
     last = (size + min(0, move)) // BLOCK_PX
-    corners = slice(BLOCK_PX * first - move, BLOCK_PX * last - move + 1, BLOCK_PX)
-    return slice(first, last), corners
+    return slice(first, last), slice(BLOCK_PX * first - move, BLOCK_PX * last - move)

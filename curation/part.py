@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +49,9 @@ from .small import PictureReducer, SmallPicture
 from .sources.record import read_record
 from .split import IDLE, NO_SPAN, TRANSITION, Edge, PieceSplitter
 
-MAX_AT_ONCE, MAX_BYTES_AT_ONCE = 16, 32 << 20
+NUM_AT_ONCE = 16
+"""Frames that take a step together: its code and tables are in the cache for all but the first."""
+
 _NOT_IN_JSON = ("gate", "unit_id", FINGERPRINT)
 
 
@@ -101,16 +103,15 @@ class Sink:
             self._writer.discard()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Waiting:
+class _Waiting(NamedTuple):
     """A measured frame in the delay line, and its picture if that is to be written."""
 
     tick: int
     time_s: float
     duration: int
     written: Any | None
-    measures: FrameMeasures
     format: PictureFormat
+    measures: FrameMeasures
 
 
 @dataclass(slots=True, kw_only=True)
@@ -209,8 +210,7 @@ class PartWorker:
         frames = thin(stream, facts, encode.max_fps)
         finder = ShotFinder(idle_min_s=self._settings.idle_min_s)
         line = deque[_Waiting]()
-        while group := list(itertools.islice(frames, frames_at_once(facts))):
-            measured = self._measure(group, scaler)
+        while measured := self._measure(itertools.islice(frames, NUM_AT_ONCE), scaler):
             line += [waiting for waiting, _ in measured]
             final = [finder.add(picture, waiting.time_s) for waiting, picture in measured]
             for mark in itertools.chain.from_iterable(final):
@@ -227,35 +227,25 @@ class PartWorker:
         return self._rows
 
     def _measure(
-        self, group: Sequence[DecodedFrame], scaler: FrameScaler
+        self, frames: Iterable[DecodedFrame], scaler: FrameScaler
     ) -> list[tuple[_Waiting, SmallPicture]]:
-        """Scale, reduce and measure some frames, each step for all of them before the next."""
-        self._stage = "scale"
-        if self._is_trial:
-            written: list[Any] = [None] * len(group)
-            planes = [scaler.small_at_once(decoded) for decoded in group]
-        else:
-            written = [scaler.scale(decoded) for decoded in group]
-            planes = [scaler.small(picture) for picture in written]
-        small = self._reducer.reduce(planes)
+        """Scale and reduce frames as they are decoded, then measure them together."""
+        taken = []
+        for decoded in frames:
+            self._stage = "scale"
+            time_s = self._seconds(decoded.tick)
+            written = None if self._is_trial else scaler.scale(decoded)
+            self._reducer.add(scaler.small(decoded, written), time_s)
+            taken.append(
+                (decoded.tick, time_s, decoded.duration, written, picture_format(decoded.frame))
+            )
+            self._stage = "decode"
         self._stage = "measure"
-        times_s = [self._seconds(decoded.tick) for decoded in group]
-        measures = self._meter.measure(small, times_s)
+        small = self._reducer.take()
+        measures = self._meter.measure(small)
         return [
-            (
-                _Waiting(
-                    tick=d.tick,
-                    time_s=time_s,
-                    duration=d.duration,
-                    written=w,
-                    measures=m,
-                    format=picture_format(d.frame),
-                ),
-                picture,
-            )
-            for d, time_s, w, m, picture in zip(
-                group, times_s, written, measures, small, strict=True
-            )
+            (_Waiting(*facts, found), picture)
+            for facts, found, picture in zip(taken, measures, small, strict=True)
         ]
 
     def _check_size(self, path: Path) -> None:
@@ -448,17 +438,6 @@ def damage_measures(damage: Damage, nominal_duration: int) -> dict[str, int | fl
         "num_undecodable_packets": damage.num_undecodable,
         "longest_gap_frames": None if longest is None else longest / nominal_duration,
     }
-
-
-def frames_at_once(facts: VideoFacts) -> int:
-    """How many frames to take through each step together.
-
-    A step's code and tables are then in the processor's cache for all but the first: measuring
-    costs a third less than frame by frame. Bounded in bytes, so that large pictures take no more
-    memory.
-    """
-    num_bytes = facts.stored_width * facts.stored_height * 3 // 2
-    return max(1, min(MAX_AT_ONCE, MAX_BYTES_AT_ONCE // num_bytes))
 
 
 def thin(

@@ -83,7 +83,7 @@ def _all_black(path: Path, part: Part, video: Mapping[str, Any]) -> bool:
     num_seen = 0
     with closing(key_frames(path, facts, reading, apart_s=apart_s)) as frames:
         for decoded in frames:
-            luma, *chroma = scaler.small_at_once(decoded)
+            luma, *chroma = scaler.small(decoded)
             if not is_black(reduce_picture(luma, chroma).luma):
                 return False
             num_seen += 1
