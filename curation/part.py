@@ -140,8 +140,7 @@ class PartWorker:
         action_names: Columns to take from an actions file beside the video; empty: none.
         unit_id: For the rows.
         sink: Takes the written clips.
-        is_trial: Only measure: the same rows with measures from pictures scaled in one step, no
-            encoding, nothing for the sink.
+        is_trial: Only measure: the same rows, no encoding, nothing for the sink.
         encodes: False makes the same rows without writing the clips that pass the gates.
         device: What decodes (`pipeline.hardware`); None: software.
     """

@@ -1,6 +1,6 @@
 """The measures of a clip: flat columns of `clips`, in order, that recipes may name.
 
-All picture measures are taken from a 320x240 picture of what was written. Luma runs from 16 (black)
+All picture measures are taken from a 320x240 picture of what is written. Luma runs from 16 (black)
 to 235 (white); camera motion is in widths of the picture, so neither size nor frame rate matters.
 """
 
