@@ -341,7 +341,10 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def bars(result: dict[str, Any]) -> dict[str, bool]:
-    """What has to hold: F1 no worse than the better of the two, a quarter of the cost."""
+    """What has to hold: F1 no worse than the better of the two, a quarter of the cost above decode.
+
+    The reduction is charged to ours, though the measures share it; to theirs the BGR they work on.
+    """
 
     def is_better(table: dict[str, Any]) -> bool:
         best = max(table["content"]["f1"], table["adaptive"]["f1"])
@@ -349,7 +352,7 @@ def bars(result: dict[str, Any]) -> dict[str, bool]:
 
     held = {"real, hard": is_better(result["real"]["hard"])}
     held |= {f"spliced, {group}": is_better(result["spliced"][group]) for group in GROUPS}
-    return held | {"cost": result["cost"]["detector_over_theirs"] <= 0.25}
+    return held | {"cost": result["cost"]["with_reduction_over_theirs_with_bgr"] <= 0.25}
 
 
 def main() -> None:
