@@ -3,7 +3,7 @@ PY := .venv/bin/python
 OUT ?= demo
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: setup setup-browser demo test test-slow lint format bench interop docs
+.PHONY: setup setup-browser demo test test-slow lint format bench weights interop docs
 
 setup:
 	@bash tools/setup.sh
@@ -34,6 +34,10 @@ bench: setup
 	  echo "== $$script"; $(PY) $$script --json; code=$$?; \
 	  if [ $$code = 2 ]; then echo "$$script needs arguments: see --help"; \
 	  elif [ $$code != 0 ]; then missed=1; fi; done; exit $$missed
+
+# Films, curates and trains what `--model small` is: about an hour and a half on two cores; may be stopped at any time.
+weights: setup
+	@$(PY) tools/make_weights.py --ship
 
 # lerobot's pins clash with ours: it gets an environment of its own (about 6 GB).
 interop: setup

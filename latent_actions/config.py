@@ -51,7 +51,7 @@ class ModelConfig:
     num_heads: int = 16
     """Attention heads; the head width must come out even."""
     place_weight: float = 0.7
-    """Weight of the coarse flow beside the learned latent; of `input: flow`."""
+    """Weight of the coarse flow beside the learned latent, 0 for none; of `input: flow`."""
     frame_height: int = 240
     """Rows of an input frame, pixels."""
     frame_width: int = 320

@@ -125,7 +125,7 @@ def finished_model(
     model.load_state_dict(state, assign=True)
     model.freeze_and_fill()
     model.eval()
-    if isinstance(model, FlowActionModel):
+    if isinstance(model, FlowActionModel) and config.model.place_weight:
         fit_place(model, batches, steps=config.loop.steps)
     return model
 
