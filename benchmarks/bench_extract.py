@@ -95,7 +95,7 @@ def reference(model: LatentActionModel, frames: Frames) -> Tensor:
         patches = patchify(pairs, model.config.patch_size)
         prompt = model.action_prompt.expand(*patches.shape[:2], -1, -1)
         tokens = model.encoder(torch.cat((prompt, patches), dim=2))
-        found.append(model.fc(tokens[:, 1:, 0]).chunk(2, dim=-1)[0])
+        found.append(model.fc(tokens[:, 1, 0]).chunk(2, dim=-1)[0])
     return torch.cat(found)
 
 

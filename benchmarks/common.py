@@ -65,11 +65,16 @@ def arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _without_folder(word: str) -> str:
+    """A path of this machine says nothing to a reader; its last name may."""
+    return Path(word).name if Path(word).is_absolute() else word
+
+
 def report(theme: str, record: dict[str, Any], args: argparse.Namespace) -> None:
     """Print a record, and keep it when asked to."""
     record = {
         "benchmark": theme,
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", *map(_without_folder, sys.argv)]),
         "machine": machine(),
         **record,
     }
