@@ -59,9 +59,13 @@ def made(name: str) -> DeltaTable:
     return table
 
 
+# The two faults that look most alike from outside and are not, for every commit; all for one.
+CASES = [(fault, commit) for commit in COMMITS for fault in ("dropped after it was done", HELD)]
+CASES += [(fault, "append") for fault in FAULTS[:3]]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("commit", COMMITS)
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(("fault", "commit"), CASES)
 def test_a_commit_whose_answer_is_lost_is_made_once(
     storage: ChosenFaults, commit: str, fault: str
 ) -> None:
