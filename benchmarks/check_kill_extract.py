@@ -15,7 +15,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import arguments, report
+from common import arguments, killed_after, report
 
 STEPS = (1, 8)
 
@@ -73,25 +72,18 @@ def smooth(words: list[str], dataset: Path) -> tuple[float, dict[str, str]]:
 
 def kill_once(words: list[str], dataset: Path, wait_s: float) -> dict[str, Any] | None:
     """Start the command and kill it after `wait_s`; None when it had ended before."""
-    child = subprocess.Popen(words, start_new_session=True)
-    try:
-        child.wait(wait_s)
-    except subprocess.TimeoutExpired:
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        names = contents(dataset)
-        return {
-            "after_s": round(wait_s, 2),
-            "tables_stored": sum(name.endswith(".rows.parquet") for name in names),
-            "files_without_table": sum(
-                name.endswith(".f16") and name.replace(".f16", ".rows.parquet") not in names
-                for name in names
-            ),
-            "temporary_files": sum(".tmp-" in name for name in names),
-        }
-    if child.returncode:
-        raise SystemExit(f"the command failed by itself with exit code {child.returncode}")
-    return None
+    if not killed_after(words, wait_s):
+        return None
+    names = contents(dataset)
+    return {
+        "after_s": round(wait_s, 2),
+        "tables_stored": sum(name.endswith(".rows.parquet") for name in names),
+        "files_without_table": sum(
+            name.endswith(".f16") and name.replace(".f16", ".rows.parquet") not in names
+            for name in names
+        ),
+        "temporary_files": sum(".tmp-" in name for name in names),
+    }
 
 
 def killed(

@@ -12,7 +12,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import arguments, report
+from common import arguments, killed_after, report
 
 TABLES = ("videos", "plan", "units", "clips", "decisions")
 
@@ -63,25 +62,18 @@ def progress(out: Path) -> tuple[int, int]:
 
 def kill_once(words: list[str], out: Path, wait_s: float) -> dict[str, Any] | None:
     """Start the command, kill its driver after `wait_s`; None when it had ended before."""
-    child = subprocess.Popen(words, start_new_session=True)
-    try:
-        child.wait(wait_s)
-    except subprocess.TimeoutExpired:
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        committed, pending = progress(out)
-        shards = out / "shards"
-        left = [file.name for file in shards.iterdir()] if shards.is_dir() else []
-        return {
-            "after_s": round(wait_s, 2),
-            "units_committed": committed,
-            "units_pending": pending,
-            "temporary_files": sum(".tmp-" in name for name in left),
-            "shards_renamed": sum(name.endswith(".tar") for name in left),
-        }
-    if child.returncode:
-        raise SystemExit(f"the command failed by itself with exit code {child.returncode}")
-    return None
+    if not killed_after(words, wait_s):
+        return None
+    committed, pending = progress(out)
+    shards = out / "shards"
+    left = [file.name for file in shards.iterdir()] if shards.is_dir() else []
+    return {
+        "after_s": round(wait_s, 2),
+        "units_committed": committed,
+        "units_pending": pending,
+        "temporary_files": sum(".tmp-" in name for name in left),
+        "shards_renamed": sum(name.endswith(".tar") for name in left),
+    }
 
 
 def killed(

@@ -8,7 +8,9 @@ import json
 import os
 import platform
 import resource
+import signal
 import statistics
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +48,20 @@ def cpu_seconds() -> float:
         resource.getrusage(resource.RUSAGE_CHILDREN),
     )
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+def killed_after(words: Sequence[str], wait_s: float) -> bool:
+    """Start a command and SIGKILL it after `wait_s`; False when it had ended before, and well."""
+    child = subprocess.Popen(words, start_new_session=True)
+    try:
+        child.wait(wait_s)
+    except subprocess.TimeoutExpired:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        return True
+    if child.returncode:
+        raise SystemExit(f"the command failed by itself with exit code {child.returncode}")
+    return False
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
