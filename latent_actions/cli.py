@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from manifests.cli_support import LOCATION, console, emit, output_options
+from manifests.cli_support import LOCATION, console, emit, output_options, training_options
 from manifests.locations import Location
 
 DATASET = click.argument("dataset", type=LOCATION)
@@ -32,15 +32,7 @@ def index() -> None:
 @click.option("--size", default="tiny", show_default=True, help="Preset: tiny, small or base.")
 @click.option("--config", "file", type=click.Path(path_type=Path), help="YAML over the preset.")
 @click.option("--steps", type=int, help="Optimiser steps; the same as --set loop.steps=N.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder.")
-@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Change one setting.")
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Training processes; more than one are started by Ray Train.",
-)
+@training_options
 @click.option("--dry-run", is_flag=True, help="Print the resolved configuration, do nothing.")
 @output_options
 def train(

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -117,6 +118,22 @@ def output_options(function: F) -> F:
     )
     quiet = click.option("--quiet", is_flag=True, help="No progress, no tables; errors only.")
     return as_json(quiet(function))
+
+
+def training_options(function: F) -> F:
+    """Add `--out`, `--set` (parameter `sets`) and `--workers` to a command that trains."""
+    out = click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder.")
+    sets = click.option(
+        "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Change one setting."
+    )
+    workers = click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Training processes; more than one are started by Ray Train.",
+    )
+    return out(sets(workers(function)))
 
 
 def emit(

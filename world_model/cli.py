@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import click
 
-from manifests.cli_support import LOCATION, emit, output_options
+from manifests.cli_support import LOCATION, emit, output_options, training_options
 from manifests.locations import Location
 
 
@@ -29,15 +29,7 @@ def train() -> None:
     help="A preset (tiny, 2b) or a YAML file.",
 )
 @click.option("--mixture", required=True, help="Mixture file, or the name of a shipped one.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder.")
-@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Change one setting.")
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Training processes; more than one are started by Ray Train.",
-)
+@training_options
 @click.option("--dry-run", is_flag=True, help="Check everything, count, write nothing.")
 @output_options
 def pretrain(
