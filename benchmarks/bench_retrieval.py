@@ -25,12 +25,12 @@ from common import arguments, report
 from numpy.typing import NDArray
 
 from latent_actions.config import preset
+from latent_actions.evaluation.evaluate import labels_of
 from latent_actions.evaluation.features import pair_features
 from latent_actions.evaluation.retrieval import (
     NORMALISATIONS,
     Labels,
     chance,
-    clip_vectors,
     interval,
     score,
 )
@@ -40,6 +40,7 @@ from latent_actions.flow import Flow, grey_pictures, pair_flow
 from latent_actions.flow_features import flow_grid, flow_histogram, join
 from latent_actions.model import LatentActionModel, build_model
 from latent_actions.preprocess import scale_frames
+from latent_actions.windows import clip_vectors
 from manifests.dataset import Dataset
 from pipeline.clips import ClipReader
 
@@ -197,16 +198,6 @@ def scaled_frames(reader: ClipReader, clip: TrueClip) -> NDArray[np.uint8]:
     size = {"height": config.frame_height, "width": config.frame_width}
     scaled: NDArray[np.uint8] = scale_frames(torch.from_numpy(frames), **size).numpy()
     return scaled
-
-
-def labels_of(clips: Sequence[TrueClip]) -> Labels:
-    """What is true of clips with truth."""
-    return Labels(
-        bodies=np.array([clip.embodiment for clip in clips]),
-        motions=np.array([clip.motion for clip in clips]),
-        displacements=np.stack([clip.displacement for clip in clips]),  # type: ignore[arg-type]
-        is_moving=np.array([bool(clip.is_camera_moving) for clip in clips]),
-    )
 
 
 def choose(rows: Sequence[Rows], labels: Labels) -> tuple[bool, bool]:

@@ -6,7 +6,7 @@ Shapes: R rows of a clip, A latent width, P parts, V windows, K kept axes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -165,6 +165,28 @@ class LatentMap:
         norm = np.linalg.norm(flat, axis=1, keepdims=True)
         unit: Floats = (flat / np.maximum(norm, 1e-12)).astype(np.float32)
         return unit
+
+
+def clip_vectors(
+    rows: Sequence[NDArray[Any]],
+    bodies: Sequence[str],
+    *,
+    is_evened: bool,
+    is_centred: bool,
+    parts: int = 4,
+) -> Moments:
+    """One vector (N, D) of length 1 a clip: mean rows of equal parts, under the index's own map."""
+    config = WindowConfig(parts=parts, is_evened=is_evened, is_centred=is_centred)
+    statistics = Statistics(latent_dim=rows[0].shape[1])
+    for body, clip in zip(bodies, rows, strict=True):
+        statistics.add(body, clip)
+    means = np.stack(
+        [
+            part_means(r, Window(first_row=0, num_rows=len(r), start_s=0.0, end_s=0.0), parts)
+            for r in rows
+        ]
+    )
+    return LatentMap.fit(statistics, config).apply(means, list(bodies)).astype(np.float64)
 
 
 def _evened_axes(covariance: Moments) -> Moments:

@@ -21,6 +21,7 @@ from ..extract import Extractor
 from ..flow_features import join
 from ..model import LatentActionModel
 from ..preprocess import scale_frames
+from ..windows import clip_vectors
 from .features import pair_features
 from .page import write_page
 from .pictures import latent_map, transfer_picture
@@ -30,7 +31,6 @@ from .retrieval import (
     Scores,
     best_normalisation,
     chance,
-    clip_vectors,
     interval,
     score,
 )
@@ -133,6 +133,17 @@ def statistics(rows: Sequence[Rows]) -> dict[str, Any]:
     }
 
 
+def labels_of(clips: Sequence[TrueClip]) -> Labels:
+    """What is true of clips whose motion has a name; ways of the hand where all have one."""
+    ways = [clip.displacement for clip in clips]
+    return Labels(
+        bodies=np.array([clip.embodiment for clip in clips]),
+        motions=np.array([clip.motion for clip in clips]),
+        displacements=None if any(way is None for way in ways) else np.stack(ways),  # type: ignore[arg-type]
+        is_moving=np.array([bool(clip.is_camera_moving) for clip in clips]),
+    )
+
+
 def _pass(
     clips: list[TrueClip],
     model: LatentActionModel,
@@ -182,13 +193,7 @@ def _retrieval(
             f"(found {len(known)} clips, {len(bodies)} bodies)"
         )
         return
-    ways = [clip.displacement for clip in known]
-    labels = Labels(
-        bodies=np.array([clip.embodiment for clip in known]),
-        motions=np.array([clip.motion for clip in known]),
-        displacements=None if any(way is None for way in ways) else np.stack(ways),  # type: ignore[arg-type]
-        is_moving=np.array([bool(clip.is_camera_moving) for clip in known]),
-    )
+    labels = labels_of(known)
     if labels.displacements is not None:
         features = {**features, ORACLE: _true_actions(clips, config)}
     table, all_scores = [], {}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..windows import LatentMap, Statistics, Window, WindowConfig, part_means
+from ..windows import clip_vectors
 
 Floats = NDArray[np.float64]
 Strings = NDArray[np.str_]
@@ -59,28 +59,6 @@ class Scores:
         if self.displacement_cosine is not None:
             found["displacement_cosine"] = float(self.displacement_cosine.mean())
         return found
-
-
-def clip_vectors(
-    rows: Sequence[NDArray[Any]],
-    bodies: Sequence[str],
-    *,
-    is_evened: bool,
-    is_centred: bool,
-    parts: int = 4,
-) -> Floats:
-    """One vector (N, D) of length 1 a clip: mean rows of equal parts, under the index's own map."""
-    config = WindowConfig(parts=parts, is_evened=is_evened, is_centred=is_centred)
-    statistics = Statistics(latent_dim=rows[0].shape[1])
-    for body, clip in zip(bodies, rows, strict=True):
-        statistics.add(body, clip)
-    means = np.stack(
-        [
-            part_means(r, Window(first_row=0, num_rows=len(r), start_s=0.0, end_s=0.0), parts)
-            for r in rows
-        ]
-    )
-    return LatentMap.fit(statistics, config).apply(means, list(bodies)).astype(np.float64)
 
 
 def score(vectors: Floats, labels: Labels) -> Scores:

@@ -23,7 +23,7 @@ from ..config import NeighbourConfig, TrainConfig
 from ..data import PairBatches
 from ..flow_features import join
 from ..sources import ClipSource
-from ..windows import LatentMap, Statistics, WindowConfig
+from ..windows import WindowConfig, clip_vectors
 from .augment import altered, ground_of
 from .flow_clips import PAIRS_PER_CLIP, FlowClips, write_flow_clips
 from .mining import mutual_neighbours
@@ -40,7 +40,8 @@ class Views:
     def __init__(self, clips: FlowClips, config: NeighbourConfig, *, seed: int) -> None:
         """Looks for neighbours; where there are none, all pairs are two views of one clip."""
         self.clips, self.config, self.seed = clips, config, seed
-        vectors = _vectors(clips)
+        rows = join([list(clips.grids), list(clips.histograms)])
+        vectors = clip_vectors(rows, clips.bodies, is_evened=False, is_centred=True, parts=QUARTERS)
         self.pairs = mutual_neighbours(vectors, clips.bodies, nearest=config.nearest)
         if not len(self.pairs):
             log.warning(
@@ -149,14 +150,3 @@ class NeighbourBatches:
         )
         log.info("%d pairs of neighbours among %d clips", len(views.pairs), len(views.clips.bodies))
         return views
-
-
-def _vectors(clips: FlowClips) -> NDArray[np.float32]:
-    """Flow features of a clip as the index would compare them: quarters, bodies centred."""
-    rows = join([list(clips.grids), list(clips.histograms)])
-    statistics = Statistics(latent_dim=rows[0].shape[1])
-    for body, clip in zip(clips.bodies, rows, strict=True):
-        statistics.add(body, clip)
-    quarters = np.stack([clip.reshape(QUARTERS, -1, clip.shape[1]).mean(axis=1) for clip in rows])
-    config = WindowConfig(is_centred=True, is_evened=False)
-    return LatentMap.fit(statistics, config).apply(quarters, clips.bodies)

@@ -20,12 +20,12 @@ from latent_actions.evaluation.retrieval import (
     Labels,
     best_normalisation,
     chance,
-    clip_vectors,
     interval,
     score,
 )
 from latent_actions.evaluation.truth import POSE, rotate, rotation_vectors, true_clips
 from latent_actions.flow_features import join
+from latent_actions.windows import clip_vectors
 from manifests.dataset import Dataset
 from manifests.errors import UsageError
 from tests.latent_actions.datasets import FPS, make_dataset
