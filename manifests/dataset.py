@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 
 from . import rows, schema, storage, tables, views
 from .errors import ConfigError, DatasetError
@@ -363,12 +364,23 @@ class Dataset:
     def connection(self) -> duckdb.DuckDBPyConnection:
         """The private DuckDB in which the views live, for code that must bind expressions."""
         if self._con is None:
-            known = schema.TABLES
-            with self._reading():
-                data = {n: tables.dataset_of(self._tables[n], known[n]) for n in known}
-                scores = {n: tables.dataset_of(self._tables[f"{_SCORES}/{n}"]) for n in self.scores}
-            self._con = views.open_views(data, scores)
+            self._con = views.open_views(*self._data())
         return self._con
+
+    def outline(self) -> duckdb.DuckDBPyConnection:
+        """The same views without rows: expressions are bound in it without opening a file."""
+        rowless = [
+            {name: pads.dataset(data.schema.empty_table()) for name, data in group.items()}
+            for group in self._data()
+        ]
+        return views.open_views(*rowless)
+
+    def _data(self) -> tuple[dict[str, pads.Dataset], dict[str, pads.Dataset]]:
+        known = schema.TABLES
+        with self._reading():
+            data = {n: tables.dataset_of(self._tables[n], known[n]) for n in known}
+            scores = {n: tables.dataset_of(self._tables[f"{_SCORES}/{n}"]) for n in self.scores}
+        return data, scores
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

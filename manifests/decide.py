@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .difference import METADATA_KEY, Difference, difference_of
 from .errors import ConfigError, DatasetError
 from .recipe import DuplicateRule, OnMissing, Recipe
-from .views import scored_clips
+from .views import quoted, scored_clips
 
 if TYPE_CHECKING:
     import duckdb
@@ -133,7 +133,7 @@ def _judge(dataset: Dataset, recipe: Recipe) -> None:
 
 def _query(dataset: Dataset, recipe: Recipe) -> str:
     """Per clip what every rule but the last one says, and where it stands among its duplicates."""
-    con = dataset.connection()
+    con = dataset.outline()
     rules = [(rule.name, rule.keep_when, rule.on_missing) for rule in recipe.keep]
     for name, sql, _ in rules:
         parsed = _parsed(con, sql)
@@ -148,42 +148,44 @@ def _query(dataset: Dataset, recipe: Recipe) -> str:
             cases.append(f"WHEN r{index} IS NULL THEN '{mark}{name}'")
     judged = "".join(f", {value} AS r{index}" for index, value in enumerate(values))
     cluster, rank = _duplicates(con, recipe.near_duplicate)
-    used = _used_scores(dataset, con, [*values, cluster, rank])
+    columns = {name: con.sql(f"SELECT * FROM {quoted(name)}").columns for name in dataset.scores}
+    used = _used_scores(con, columns, [*values, cluster, rank])
+    con.close()
+    scores = {name: sorted(fields) or columns[name] for name, fields in used.items()}
+    clips = scored_clips(scores, by_field={name for name in used if used[name]})
     return f"""
-SELECT key, old, old_reason, length_s, cluster, rank,
+SELECT clip_id, old, old_reason, length_s, cluster, rank,
     CASE WHEN gate IS NOT NULL THEN gate {" ".join(cases)} END AS why
 FROM (
-    SELECT _key AS key, gate, verdict AS old, reason AS old_reason, end_s - start_s AS length_s,
+    SELECT clip_id, gate, verdict AS old, reason AS old_reason, end_s - start_s AS length_s,
         {cluster} AS cluster, {rank} AS rank{judged}
-    FROM ({_clips_and_last(dataset, used)}) AS clips)
+    FROM ({_clips_and_last(dataset, clips)}) AS clips)
 """
 
 
-def _clips_and_last(dataset: Dataset, used: Mapping[str, set[str]]) -> str:
+def _clips_and_last(dataset: Dataset, clips: str) -> str:
     """Like the view `clips`, made to be joined in little memory: ten million clips in 1 GB.
 
-    Clip ids go as their 12 bytes, which DuckDB holds in place, and words as enumerations. The
-    condition that always holds makes DuckDB expect fewer decisions than clips, and so hold the
-    narrow decisions in memory for the join instead of the wide clips.
+    Words go as enumerations, ids as they are: turning them into bytes costs more than it saves.
+    The condition that always holds makes DuckDB expect fewer decisions than clips, and so hold
+    the narrow decisions in memory for the join instead of the wide clips.
     """
     found = dataset.sql("SELECT DISTINCT reason FROM decisions WHERE reason IS NOT NULL ORDER BY 1")
     words = ", ".join("'" + name.replace("'", "''") + "'" for name in found["reason"].to_pylist())
     reason = f"reason::ENUM({words})" if words else _NULL
-    scores = {name: sorted(used[name]) or dataset.relation(name).columns for name in used}
-    by_field = {name for name in used if used[name]}
     return f"""
-SELECT c.*, unhex(c.clip_id) AS _key, last.verdict, last.reason
-FROM ({scored_clips(scores, by_field=by_field)}) AS c LEFT JOIN (
-    SELECT unhex(clip_id) AS key, verdict::ENUM('keep', 'drop') AS verdict, {reason} AS reason
-    FROM decisions WHERE verdict IN ('keep', 'drop')) AS last ON unhex(c.clip_id) = last.key
+SELECT c.*, last.verdict, last.reason
+FROM ({clips}) AS c LEFT JOIN (
+    SELECT clip_id, verdict::ENUM('keep', 'drop') AS verdict, {reason} AS reason
+    FROM decisions WHERE verdict IN ('keep', 'drop')) AS last ON c.clip_id = last.clip_id
 """
 
 
 # Of the clips that all other rules keep: those that are not the first of their cluster.
 _REPEATED = """
-CREATE OR REPLACE TEMP TABLE _repeated AS SELECT key FROM _judged
+CREATE OR REPLACE TEMP TABLE _repeated AS SELECT clip_id FROM _judged
 WHERE why IS NULL AND cluster IS NOT NULL
-QUALIFY row_number() OVER (PARTITION BY cluster ORDER BY rank NULLS LAST, key) > 1
+QUALIFY row_number() OVER (PARTITION BY cluster ORDER BY rank NULLS LAST, clip_id) > 1
 """
 
 
@@ -191,15 +193,14 @@ def _reason(recipe: Recipe) -> str:
     if recipe.near_duplicate is None:
         return "why"
     name = recipe.near_duplicate.name
-    return f"CASE WHEN key IN (SELECT key FROM _repeated) THEN '{name}' ELSE why END"
+    return f"CASE WHEN clip_id IN (SELECT clip_id FROM _repeated) THEN '{name}' ELSE why END"
 
 
 def _decided(recipe: Recipe) -> str:
     """The rows of `decisions`."""
     return f"""
-SELECT lower(hex(key)) AS clip_id, CASE WHEN reason IS NULL THEN 'keep' ELSE 'drop' END AS verdict,
-    reason
-FROM (SELECT key, {_reason(recipe)} AS reason FROM _judged)
+SELECT clip_id, CASE WHEN reason IS NULL THEN 'keep' ELSE 'drop' END AS verdict, reason
+FROM (SELECT clip_id, {_reason(recipe)} AS reason FROM _judged)
 """
 
 
@@ -213,10 +214,10 @@ GROUP BY reason, old, old_reason ORDER BY ALL
 
 
 def _used_scores(
-    dataset: Dataset, con: duckdb.DuckDBPyConnection, expressions: Sequence[str]
+    con: duckdb.DuckDBPyConnection, known: Mapping[str, Sequence[str]], expressions: Sequence[str]
 ) -> dict[str, set[str]]:
     """Score tables that some expressions name, with the columns; none: the row as a whole."""
-    columns = {name: set(dataset.relation(name).columns) for name in dataset.scores}
+    columns = {name: set(names) for name, names in known.items()}
     used: dict[str, set[str]] = {}
     whole = set()
     for names in _references(_parsed(con, ", ".join(expressions))):
