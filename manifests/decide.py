@@ -164,7 +164,7 @@ FROM (
 
 
 def _clips_and_last(dataset: Dataset, clips: str) -> str:
-    """Like the view `clips`, made to be joined in little memory: ten million clips in 1 GB.
+    """Like the view `clips`, made to be joined in little memory: ten million clips in 2 GB.
 
     Words go as enumerations, ids as they are: turning them into bytes costs more than it saves.
     The condition that always holds makes DuckDB expect fewer decisions than clips, and so hold
@@ -183,7 +183,7 @@ FROM ({clips}) AS c LEFT JOIN (
 
 # Of the clips that all other rules keep: those that are not the first of their cluster.
 _REPEATED = """
-CREATE OR REPLACE TEMP TABLE _repeated AS SELECT clip_id FROM _judged
+CREATE OR REPLACE TEMP TABLE _repeated AS SELECT rowid AS place FROM _judged
 WHERE why IS NULL AND cluster IS NOT NULL
 QUALIFY row_number() OVER (PARTITION BY cluster ORDER BY rank NULLS LAST, clip_id) > 1
 """
@@ -193,7 +193,7 @@ def _reason(recipe: Recipe) -> str:
     if recipe.near_duplicate is None:
         return "why"
     name = recipe.near_duplicate.name
-    return f"CASE WHEN clip_id IN (SELECT clip_id FROM _repeated) THEN '{name}' ELSE why END"
+    return f"CASE WHEN rowid IN (SELECT place FROM _repeated) THEN '{name}' ELSE why END"
 
 
 def _decided(recipe: Recipe) -> str:
