@@ -15,6 +15,7 @@ from . import rows, schema, tables
 from .deletion import Deleted, finish_deletion, journal_path
 from .errors import DatasetError
 from .records import UNIT_STATES, PlannedUnit
+from .table_merge import merge_small_files
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -130,9 +131,12 @@ class Writer:
     def _merge_files(self) -> None:
         """Keep commits cheap: their cost, in time and memory, grows with the number of files."""
         for name in ("clips", "units"):
-            with self.commit(name) as table:
-                tables.compact(table, target_bytes=MERGED_BYTES)
             path = self._dataset.path / "catalog" / name
+            with self.commit(name) as table:
+                if isinstance(path, Path):
+                    merge_small_files(table, path, limit_bytes=MERGED_BYTES)
+                else:
+                    tables.compact(table, target_bytes=MERGED_BYTES)
             self._dataset._tables[name] = tables.open_table(path)
 
     def _append(self, name: str, batch: Sequence[Row] | pa.Table) -> None:
