@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from common import arguments, report
 
 SIZES = (100, 1_000, 10_000, 100_000)
@@ -51,6 +52,7 @@ def make_rows(task: Any) -> Any:
         if name != COLUMN
     }
     video = task.videos[part.uri]
+    rng = np.random.default_rng(unit.number)
     rows = []
     for n in range(video["num_packets"]):
         start, end = (int((n + k) * CLIP_S * TICKS_PER_S) for k in (0, 1))
@@ -61,7 +63,7 @@ def make_rows(task: Any) -> Any:
             "time_base": f"1/{TICKS_PER_S}", "start_s": n * CLIP_S, "end_s": (n + 1) * CLIP_S,
             "num_frames": 600, "fps": 30.0, "shot_index": 0, "ends_at": "length", "text": None,
             "gate": None, "unit_id": unit.unit_id, "shard": unit.shard, "scale_ratio": 1.0,
-            **measures, COLUMN: [unit.number * n] * FINGERPRINT_WORDS,
+            **measures, COLUMN: rng.integers(-(2**63), 2**63, FINGERPRINT_WORDS).tolist(),
         }  # fmt: skip
         rows.append(row)
     done = {

@@ -115,7 +115,8 @@ def _check_gates(dataset: Dataset, recipe: Recipe) -> None:
 
 def _judge(dataset: Dataset, recipe: Recipe) -> None:
     """Make the table `_judged`; a rule that fails on a clip's values is named."""
-    query = _query(dataset, recipe)
+    found = dataset.sql("SELECT DISTINCT reason FROM decisions WHERE reason IS NOT NULL ORDER BY 1")
+    query = _query(dataset, recipe, found["reason"].to_pylist())
     try:
         dataset.sql(f"CREATE OR REPLACE TEMP TABLE _judged AS {query}")
     except DatasetError:
@@ -131,7 +132,7 @@ def _judge(dataset: Dataset, recipe: Recipe) -> None:
         raise
 
 
-def _query(dataset: Dataset, recipe: Recipe) -> str:
+def _query(dataset: Dataset, recipe: Recipe, last_reasons: Sequence[str] = ()) -> str:
     """Per clip what every rule but the last one says, and where it stands among its duplicates."""
     con = dataset.outline()
     rules = [(rule.name, rule.keep_when, rule.on_missing) for rule in recipe.keep]
@@ -159,19 +160,18 @@ SELECT clip_id, old, old_reason, length_s, cluster, rank,
 FROM (
     SELECT clip_id, gate, verdict AS old, reason AS old_reason, end_s - start_s AS length_s,
         {cluster} AS cluster, {rank} AS rank{judged}
-    FROM ({_clips_and_last(dataset, clips)}) AS clips)
+    FROM ({_clips_and_last(clips, last_reasons)}) AS clips)
 """
 
 
-def _clips_and_last(dataset: Dataset, clips: str) -> str:
+def _clips_and_last(clips: str, reasons: Sequence[str]) -> str:
     """Like the view `clips`, made to be joined in little memory: ten million clips in 2 GB.
 
     Words go as enumerations, ids as they are: turning them into bytes costs more than it saves.
     The condition that always holds makes DuckDB expect fewer decisions than clips, and so hold
     the narrow decisions in memory for the join instead of the wide clips.
     """
-    found = dataset.sql("SELECT DISTINCT reason FROM decisions WHERE reason IS NOT NULL ORDER BY 1")
-    words = ", ".join("'" + name.replace("'", "''") + "'" for name in found["reason"].to_pylist())
+    words = ", ".join("'" + name.replace("'", "''") + "'" for name in reasons)
     reason = f"reason::ENUM({words})" if words else _NULL
     return f"""
 SELECT c.*, last.verdict, last.reason

@@ -194,6 +194,15 @@ def test_other_gates_than_the_datasets_are_refused(tmp_path: Path) -> None:
     assert reasons(dataset, ids) == [None]
 
 
+def test_a_recipe_is_checked_without_reading_a_row(tmp_path: Path) -> None:
+    dataset, _ = bright_clips(tmp_path / "d", [50.0])
+    for file in (tmp_path / "d" / "catalog").rglob("*.parquet"):
+        file.write_bytes(b"nothing that could be read")
+    check_recipe(dataset, Recipe(name="r", keep=(rule("dark", "brightness_mean_luma > 4"),)))
+    with pytest.raises(ConfigError, match="Rule dark cannot be evaluated"):
+        check_recipe(dataset, Recipe(name="r", keep=(rule("dark", "nothing > 3"),)))
+
+
 def test_an_empty_dataset_can_be_decided(tmp_path: Path) -> None:
     dataset = Dataset.create(tmp_path / "d", SETTINGS)
     summary = decide(dataset, Recipe(name="r", keep=(rule("dark", "brightness_mean_luma > 4"),)))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import pyarrow as pa
 import pytest
 from dataset_helpers import SETTINGS, clip_row, planned_unit, toy_dataset, unit_row, video_row
 
 from manifests import Dataset
 from manifests.decide import decide
 from manifests.difference import RuleChange, last_difference
-from manifests.recipe import Recipe, Rule
+from manifests.recipe import DuplicateRule, Recipe, Rule
 
 Cli = Callable[..., SimpleNamespace]
 
@@ -121,3 +124,47 @@ def test_the_command_says_it_in_words_and_json(tmp_path: Path, cli: Cli) -> None
     found = json.loads(done.stdout)["difference"]
     assert (found["recipe"], found["num_gained"], found["num_lost"]) == ("late", 2, 0)
     assert [rule["num_gained"] for rule in found["rules"] if rule["rule"] == "early"] == [2]
+
+
+def test_verdicts_and_difference_are_those_of_the_plainest_reading(tmp_path: Path) -> None:
+    """Two decisions over many clips in four files, with clusters, against Python's own answer."""
+    rng = random.Random(5)
+    light = [[float(rng.randrange(100)) for _ in range(40)] for _ in range(4)]
+    dataset = clips(tmp_path / "d", light[0])
+    for number in range(1, 4):
+        add(dataset, number, light[number])
+    rows = dataset.sql("SELECT clip_id, brightness_mean_luma AS luma FROM clips").to_pylist()
+    rows = [row | {"cluster": rng.randrange(60), "rank": rng.randrange(3)} for row in rows]
+    score = pa.table({name: [row[name] for row in rows] for name in ("clip_id", "cluster", "rank")})
+    dataset.append_score("copies", score, metadata={})
+    answers = [plain_answer(rows, least) for least in (30, 60)]
+    for least, answer in zip((30, 60), answers, strict=True):
+        rules = recipe(f"at_least_{least}", dark=f"brightness_mean_luma >= {least}").keep
+        same = DuplicateRule(cluster="copies.cluster", rank="copies.rank")
+        summary = decide(dataset, Recipe(name="r", keep=rules, near_duplicate=same))
+        found = dataset.sql("SELECT clip_id, verdict, reason FROM decisions").to_pylist()
+        assert {row["clip_id"]: row["reason"] for row in found} == answer
+        assert all((row["verdict"] == "keep") == (row["reason"] is None) for row in found)
+        assert len(found) == len(rows)
+    before, now = answers
+    assert summary.difference is not None
+    gained = sum(before[i] is not None and now[i] is None for i in now)
+    lost = sum(before[i] is None and now[i] is not None for i in now)
+    assert gained > 0 < lost
+    assert (summary.difference.num_gained, summary.difference.num_lost) == (gained, lost)
+    for change in summary.difference.rules:
+        counts = [sum(reason == change.rule for reason in answer.values()) for answer in answers]
+        assert [change.num_before, change.num_now] == counts
+
+
+def plain_answer(rows: list[dict[str, Any]], least: int) -> dict[str, str | None]:
+    answer: dict[str, str | None] = {}
+    seen = set()
+    for row in sorted(rows, key=lambda row: (row["rank"], row["clip_id"])):
+        reason = "dark" if row["luma"] < least else None
+        if reason is None and row["cluster"] in seen:
+            reason = "near_duplicate"
+        if reason is None:
+            seen.add(row["cluster"])
+        answer[row["clip_id"]] = reason
+    return answer
