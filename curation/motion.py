@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from .small import BLOCK_PX, HEIGHT_PX, WIDTH_PX, SmallPicture, block_means, total_change
@@ -87,9 +88,8 @@ def match_shifts(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDA
         core = core - np.add.reduce(core, axis=1, keepdims=True) / size
         squares += np.add.reduce(core * core, axis=1, keepdims=True)
         core *= 2
-        for index in range(count):
-            row = before[index, start : stop + _EDGE_PX]
-            squares[index] -= np.correlate(row, core[index], "valid")
+        windows = sliding_window_view(before[:, start : stop + _EDGE_PX], size, axis=1)
+        squares -= np.vecdot(windows, core[:, None])
         totals *= totals
         totals /= size
         np.subtract(squares, totals, out=costs[:, axis])

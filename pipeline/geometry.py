@@ -57,12 +57,17 @@ def _even(side: int) -> int:
     return max(side - side % 2, 2)
 
 
+def plane_cuts(box: CropBox) -> list[tuple[slice, slice]]:
+    """Rows and columns of a box in each of three 4:2:0 planes."""
+    return [
+        (
+            slice(box.top // step, box.top // step + -(-box.height // step)),
+            slice(box.left // step, box.left // step + -(-box.width // step)),
+        )
+        for step in (1, 2, 2)
+    ]
+
+
 def crop_planes(planes: list[NDArray[Any]], box: CropBox) -> list[NDArray[Any]]:
     """Cut 4:2:0 planes to a box without copying them."""
-    cut = []
-    for place, plane in enumerate(planes):
-        step = 2 if place else 1
-        rows = slice(box.top // step, box.top // step + -(-box.height // step))
-        columns = slice(box.left // step, box.left // step + -(-box.width // step))
-        cut.append(plane[rows, columns])
-    return cut
+    return [plane[cut] for plane, cut in zip(planes, plane_cuts(box), strict=False)]

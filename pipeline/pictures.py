@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from .facts import VideoFacts
 from .frames import DecodedFrame
-from .geometry import CropBox, crop_planes
+from .geometry import CropBox, crop_planes, plane_cuts
 from .tone import Transfer, to_sdr
 
 _AREA = Interpolation.AREA | Interpolation.BITEXACT
@@ -50,6 +50,14 @@ def picture_format(frame: VideoFrame) -> PictureFormat:
     return PictureFormat(frame.width, frame.height, frame.format.name, tags)
 
 
+class _Own(NamedTuple):
+    """Where decoded pictures of one format are measured, and whether converted and shrunk first."""
+
+    cuts: list[tuple[slice, slice]]
+    is_converted: bool
+    is_shrunk: bool
+
+
 class FrameScaler:
     """Turns decoded frames into the pictures that are written: cropped, scaled and upright.
 
@@ -69,6 +77,7 @@ class FrameScaler:
         self._shrink_planes = [VideoReformatter() for _ in range(3)]
         self._aspect = Fraction(width, height)
         self._box_of: dict[tuple[int, int], CropBox] = {}
+        self._own_of: dict[tuple[PictureFormat, int], _Own | None] = {}
 
     def scale_ratio(self, stored_width: int, stored_height: int) -> float:
         """Output pixels per source pixel along a side, the geometric mean of both sides."""
@@ -129,18 +138,30 @@ class FrameScaler:
             Y, Cb and Cr, uint8: a 640x480 picture as it is, any other shrunk to 320x240, its chroma
             to half or a quarter of that.
         """
-        frame = decoded.frame
-        is_lying = bool(decoded.rotation % 180)
+        frame, rotation = decoded.frame, decoded.rotation
+        kind = picture_format(frame), rotation
+        if kind not in self._own_of:
+            self._own_of[kind] = self._own(frame, is_lying=bool(rotation % 180))
+        own = self._own_of[kind]
+        if own is None:
+            return self._small_of(self.scale(decoded) if written is None else written)
+        if own.is_converted:
+            frame = _to_limited(frame, self._convert, "yuv420p")
+        planes = _planes_at(frame, own.cuts)
+        if own.is_shrunk:
+            planes = self._shrunk(planes, is_lying=bool(rotation % 180))
+        turns = rotation // 90
+        return [np.ascontiguousarray(np.rot90(p, turns)) for p in planes] if turns else planes
+
+    def _own(self, frame: VideoFrame, *, is_lying: bool) -> _Own | None:
+        """How pictures like this one are measured from themselves; None: from the written one."""
         box = self._box(frame.width, frame.height)
         shown = (box.height, box.width) if is_lying else (box.width, box.height)
         is_enlarged = shown[0] < self._width or shown[1] < self._height
         if is_enlarged or self._size != _DOUBLE_SIZE or tone_of(frame) is not None:
-            return self._small_of(self.scale(decoded) if written is None else written)
-        planes = crop_planes(_planes(_to_limited(frame, self._convert, "yuv420p")), box)
-        if shown != _DOUBLE_SIZE:
-            planes = self._shrunk(planes, is_lying=is_lying)
-        turns = decoded.rotation // 90
-        return [np.ascontiguousarray(np.rot90(p, turns)) for p in planes] if turns else planes
+            return None
+        is_converted = frame.format.name != "yuv420p" or frame.color_range == ColorRange.JPEG
+        return _Own(plane_cuts(box), is_converted, is_shrunk=shown != _DOUBLE_SIZE)
 
     def _small_of(self, written: VideoFrame) -> list[NDArray[np.uint8]]:
         """A written picture of 640x480 as it is, any other shrunk to 320x240."""
@@ -230,6 +251,14 @@ def _planes(frame: VideoFrame) -> list[NDArray[Any]]:
     planes = frame.planes
     rows = [np.frombuffer(memoryview(p), kind).reshape(p.height, -1) for p in planes]
     return [row[:, : plane.width] for row, plane in zip(rows, planes, strict=True)]
+
+
+def _planes_at(frame: VideoFrame, cuts: Sequence[tuple[slice, slice]]) -> list[NDArray[np.uint8]]:
+    """View some rows and columns of a yuv420p frame's planes without copying."""
+    return [
+        np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1)[cut]
+        for plane, cut in zip(frame.planes, cuts, strict=True)
+    ]
 
 
 def _shrunk_from_rows(
