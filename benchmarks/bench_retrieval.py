@@ -222,7 +222,7 @@ def table(
     *,
     unseen: str,
 ) -> dict[str, Any]:
-    """One row a method, and the first seed's difference to the best baseline, paired by clip."""
+    """One row a method, and differences to the best baseline of each group, paired by clip."""
     labels = split.labels
     assert labels.is_moving is not None
     scores = {
@@ -252,17 +252,18 @@ def table(
         }
         for name in order
     }
-    best = max(BASELINES, key=lambda name: float(scores[name].precision_k.mean()))
-    ahead = {}
-    for name in [*names, LABEL_LIGHT]:
-        difference = scores[name].precision_k - scores[best].precision_k
-        ahead[name] = {
-            group: {
-                "mean": round(float(difference[chosen].mean()), 4),
-                "interval_95": [round(v, 4) for v in interval(difference[chosen])],
-            }
+    best = {
+        group: max(BASELINES, key=lambda name: float(scores[name].precision_k[chosen].mean()))
+        for group, chosen in groups.items()
+    }
+    ahead = {
+        name: {
+            group: lead(scores[name].precision_k[chosen] - scores[best[group]].precision_k[chosen])
             for group, chosen in groups.items()
         }
+        for name in [*names, LABEL_LIGHT]
+    }
+    first = scores[names[0]].precision_k
     return {
         "num_clips": {str(body): int((labels.bodies == body).sum()) for body in set(labels.bodies)},
         "unseen_body": unseen,
@@ -270,6 +271,18 @@ def table(
         "best_baseline": best,
         "rows": rows,
         "ahead_of_best_baseline": ahead,
+        "ahead_of_each_baseline": {
+            name: lead(first - scores[name].precision_k) for name in BASELINES
+        },
+    }
+
+
+def lead(differences: NDArray[np.float64]) -> dict[str, Any]:
+    """Mean of paired differences and its 95 % interval over clips."""
+    low, high = interval(differences)
+    return {
+        "mean": round(float(differences.mean()), 4),
+        "interval_95": [round(low, 4), round(high, 4)],
     }
 
 

@@ -54,11 +54,17 @@ def list_clips(
     return [ClipRef(**row) for row in table.select(names).to_pylist()]
 
 
-def clip_table(dataset: Dataset, *, where: str = "true", every_written: bool = False) -> pa.Table:
-    """`list_clips` as a table with the columns `CLIP_COLUMNS`."""
+def clip_table(
+    dataset: Dataset,
+    *,
+    where: str = "true",
+    every_written: bool = False,
+    columns: str = CLIP_COLUMNS,
+) -> pa.Table:
+    """`list_clips` as a table with these columns."""
     view = "clips" if every_written else "kept"
     rows = dataset.sql(
-        f"SELECT {CLIP_COLUMNS} FROM {view} WHERE gate IS NULL AND ({where}) ORDER BY clip_id"
+        f"SELECT {columns} FROM {view} WHERE gate IS NULL AND ({where}) ORDER BY clip_id"
     )
     if not len(rows):
         raise DatasetError(

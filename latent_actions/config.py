@@ -158,13 +158,20 @@ class NeighbourConfig:
     weight: float = 0.0
     """Weight of the contrastive loss beside the published one; 0 switches it off."""
     nearest: int = 5
-    """Two clips are neighbours when each is among so many nearest of the other's body."""
+    """Two recordings are neighbours when each is among so many nearest of the other's body."""
     clips: int = 48
-    """Pairs of clips per step and rank; each clip shows one pair of frames from each quarter."""
+    """Pairs of recordings per step and rank; of each one clip is seen, in one pair of frames from
+    each quarter."""
     same_clip: float = 0.3
-    """Share of them that are two views of one clip."""
+    """Share of them that are two views of one recording, by two cameras where it has them."""
     temperature: float = 0.15
     """Divides the cosines before the softmax."""
+    recording: str = ""
+    """SQL over the columns of kept clips, the same for all videos of one recording by several
+    cameras, such as `regexp_extract(uri, '[^/]+$')`; empty: each video is a recording."""
+    camera: str = ""
+    """SQL that names a clip's camera: recordings are compared camera by camera. Where it is NULL,
+    as it should be for cameras that move much, the clip is learned from but not compared."""
     max_clips: int = 4000
     """Clips looked at, evenly spread; each needs 0.2 MB in the run folder while it trains."""
     turn: float = 0.12
@@ -187,6 +194,12 @@ class NeighbourConfig:
             raise ConfigError(
                 f"neighbours.nearest is {self.nearest}, clips {self.clips}, max_clips "
                 f"{self.max_clips}; they must be at least 1, 2 and 2."
+            )
+        if bool(self.recording.strip()) != bool(self.camera.strip()):
+            raise ConfigError(
+                f"neighbours.recording is {self.recording!r} and camera {self.camera!r}; "
+                "recordings by several cameras need both.",
+                hint="Give the other one too, as SQL over the columns of clips.",
             )
         if not 0 <= self.same_clip <= 1:
             raise ConfigError(f"neighbours.same_clip is {self.same_clip}; it must lie in [0, 1].")

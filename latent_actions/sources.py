@@ -24,7 +24,16 @@ from .clips import CLIP_COLUMNS, ClipRef, clip_table
 
 _log = logging.getLogger(__name__)
 
-COLUMNS = ("clip_id", "shard", "source", "embodiment", "num_frames", "video_id")
+COLUMNS = (
+    "clip_id",
+    "shard",
+    "source",
+    "embodiment",
+    "num_frames",
+    "video_id",
+    "recording",
+    "camera",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +63,16 @@ class ClipSource:
         body: str = self.table["embodiment"][number].as_py()
         return body
 
+    def recording(self, number: int) -> str | None:
+        """Name of what one of them shows; None when no other clip shows it."""
+        name: str | None = self.table["recording"][number].as_py()
+        return name
+
+    def camera(self, number: int) -> str | None:
+        """Name of the camera that filmed one of them."""
+        name: str | None = self.table["camera"][number].as_py()
+        return name
+
     def videos(self) -> list[str]:
         """Ids of the videos they were cut from."""
         videos: list[str] = pc.unique(self.table["video_id"]).to_pylist()
@@ -69,16 +88,47 @@ class Sources:
     """Table versions by dataset of the mixture, or under "" for a dataset alone."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CameraColumns:
+    """SQL over the columns of clips that tells which of them several cameras filmed at once.
+
+    Attributes:
+        recording: The same for all videos of one recording, over all datasets of a mixture; cameras
+            start together, so clips of one recording and one start show the same. NULL, or no
+            expression: no other clip shows it.
+        camera: Names the camera. Without an expression all have the same name.
+    """
+
+    recording: str = ""
+    camera: str = ""
+
+    def sql(self) -> str:
+        """`CLIP_COLUMNS`, `recording` and `camera`."""
+        name = f"({self.recording}) || ' at ' || round(start_s, 2)" if self.recording else "NULL"
+        camera = f"({self.camera})" if self.camera else "''"
+        return (
+            f"{CLIP_COLUMNS}, CAST({name} AS VARCHAR) AS recording, "
+            f"CAST({camera} AS VARCHAR) AS camera"
+        )
+
+
+ONE_CAMERA = CameraColumns()
+
+
 def dataset_sources(
-    path: Location | str, *, where: str, versions: Mapping[str, Mapping[str, int]] | None = None
+    path: Location | str,
+    *,
+    where: str,
+    cameras: CameraColumns = ONE_CAMERA,
+    versions: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Sources:
     """The kept clips of a dataset, a source for each value of the column `source`.
 
     Raises:
-        DatasetError: It has no kept clip of two frames.
+        DatasetError: It has no kept clip of two frames, or an expression fails.
     """
     dataset = Dataset.open(path, versions=(versions or {}).get(""))
-    table = _usable(clip_table(dataset, where=where).select(COLUMNS))
+    table = _usable(clip_table(dataset, where=where, columns=cameras.sql()).select(COLUMNS))
     names = table["source"].to_numpy(zero_copy_only=False)
     sources = tuple(
         ClipSource(name=name, dataset=str(path), table=table.filter(pa.array(names == name)))
@@ -88,7 +138,10 @@ def dataset_sources(
 
 
 def mixture_sources(
-    spec: MixtureSpec, *, versions: Mapping[str, Mapping[str, int]] | None = None
+    spec: MixtureSpec,
+    *,
+    cameras: CameraColumns = ONE_CAMERA,
+    versions: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Sources:
     """The clips that each source of a mixture chooses, at its pinned versions; weights are exact.
 
@@ -102,7 +155,7 @@ def mixture_sources(
     for name, source in spec.sources.items():
         pinned = (versions or {}).get(name) or source.versions or None
         dataset = Dataset.open(source.dataset, versions=pinned)
-        table = chosen_clips(dataset, name, source, columns=CLIP_COLUMNS)
+        table = chosen_clips(dataset, name, source, columns=cameras.sql())
         table = _usable(table.sort_by("clip_id"), what=f"Source {name!r}: ")
         read[name] = dict(dataset.versions)
         sources.append(
@@ -116,17 +169,30 @@ def split(
 ) -> tuple[tuple[ClipSource, ...], tuple[ClipSource, ...]]:
     """Sources to train on, and what is held out of them: all clips of some videos.
 
-    The choice depends on the ids of the videos alone, which are digests of their content: other
-    clips, weights or seeds do not move a video to the other side. Other videos do only where a
-    source would lose its last one, or where the share is less than one video.
+    What other cameras filmed of a held out clip is held out too. The choice depends on the ids of
+    the videos alone, which are digests of their content: other clips, weights or seeds do not move
+    a video to the other side. Other videos do only where a source would lose its last one, or where
+    the share is less than one video.
     """
     held = held_out_videos([source.videos() for source in sources], share)
     if share > 0 and not held and rank() == 0:
         _log.warning("nothing is held out for validation: every source shows one video alone")
     chosen = pa.array(sorted(held), type=pa.string())
+    seen = {
+        name
+        for source in sources
+        for name in source.table.filter(pc.is_in(source.table["video_id"], value_set=chosen))[
+            "recording"
+        ].to_pylist()
+        if name is not None
+    }
+    recordings = pa.array(sorted(seen), type=pa.string())
     sides: tuple[list[ClipSource], list[ClipSource]] = ([], [])
     for source in sources:
-        is_held = pc.is_in(source.table["video_id"], value_set=chosen)
+        is_held = pc.or_(
+            pc.is_in(source.table["video_id"], value_set=chosen),
+            pc.is_in(source.table["recording"], value_set=recordings),
+        )
         for side, rows in zip(sides, (pc.invert(is_held), is_held), strict=True):
             part = replace(source, table=source.table.filter(rows))
             if part.num_clips:

@@ -32,7 +32,7 @@ from .model import LatentActionModel, build_model
 from .neighbours.task import NeighbourTask
 from .neighbours.views import NeighbourBatches
 from .report import TrainResult, summarise
-from .sources import ClipSource, Sources, dataset_sources, mixture_sources, split
+from .sources import CameraColumns, ClipSource, Sources, dataset_sources, mixture_sources, split
 from .task import LatentTask
 
 
@@ -153,14 +153,15 @@ def _open(
     *,
     pinned: Mapping[str, Mapping[str, int]] | None,
 ) -> Sources:
+    cameras = CameraColumns(recording=config.neighbours.recording, camera=config.neighbours.camera)
     if isinstance(data, MixtureSpec):
         if config.data.where != "true":
             raise ConfigError(
                 f"data.where is {config.data.where!r}, but sources of a mixture have their own.",
                 hint="Write it as `where` of the sources in the mixture file.",
             )
-        return mixture_sources(data, versions=pinned)
-    return dataset_sources(data, where=config.data.where, versions=pinned)
+        return mixture_sources(data, cameras=cameras, versions=pinned)
+    return dataset_sources(data, where=config.data.where, cameras=cameras, versions=pinned)
 
 
 def _described(data: Location | str | MixtureSpec) -> tuple[dict[str, Any], list[str]]:

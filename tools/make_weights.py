@@ -24,44 +24,58 @@ ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ROOT / "latent_actions" / "shipped" / "small"
 MOTIONS = 13
 SECONDS = 2
+RECORDING = "regexp_extract(uri, '[^/]+$')"
+"""The cameras' folders hold videos of the same names."""
+CAMERA = "nullif(regexp_extract(uri, '-(ego|moving|side)/', 1), 'moving')"
+"""What moves with the head is learned from, but neighbours are sought by the still cameras."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shots:
+    """Episodes of a body by one camera: every motion on so many seeds."""
+
+    camera: str
+    num_seeds: int
+    from_seed: int = 0
+    """Counted from the first seed of the body; on the same seed all cameras film the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """Footage of some bodies: so many seeds each with the camera on the head and a moving one."""
+    """Footage of some bodies."""
 
     bodies: tuple[str, ...]
     first_seed: int
-    num_head_seeds: int
-    num_moving_seeds: int
+    shots: tuple[Shots, ...]
     next_body: int = 1000
     """Between the first seeds of two bodies; with 0 all bodies do the same on the same paths."""
-    moving_from: int = 500
-    """Between the first seeds of the two cameras."""
 
 
 SPLITS = {
     "train": Split(
         bodies=("sim_human", "sim_arm7", "sim_humanoid", "sim_arm5"),
         first_seed=10_000,
-        num_head_seeds=20,
-        num_moving_seeds=16,
+        shots=tuple(Shots(camera=name, num_seeds=20) for name in ("ego", "moving", "side")),
     ),
     # Settings and normalisations are chosen here; sim_arm6 is not among the bodies trained on.
     "dev": Split(
         bodies=("sim_human", "sim_arm7", "sim_humanoid", "sim_arm5", "sim_arm6"),
         first_seed=20_000,
-        num_head_seeds=6,
-        num_moving_seeds=3,
+        shots=(
+            Shots(camera="ego", num_seeds=6),
+            Shots(camera="moving", num_seeds=3, from_seed=100),
+        ),
         next_body=0,
-        moving_from=100,
     ),
-    # Scored once; neither sim_claw nor its camera were looked at before.
+    # Scored once. No weights were chosen on sim_claw; those before these were scored on the seeds
+    # from 30,000 on, so that split is spent.
     "test": Split(
         bodies=("sim_claw", "sim_arm6", "sim_arm5", "sim_human", "sim_arm7", "sim_humanoid"),
-        first_seed=30_000,
-        num_head_seeds=8,
-        num_moving_seeds=5,
+        first_seed=40_000,
+        shots=(
+            Shots(camera="ego", num_seeds=8),
+            Shots(camera="moving", num_seeds=5, from_seed=500),
+        ),
     ),
 }
 
@@ -92,18 +106,14 @@ def make_split(name: str, out: Path) -> Path:
     split, footage, dataset = SPLITS[name], out / "footage" / name, out / name
     for number, body in enumerate(split.bodies):
         seed = split.first_seed + number * split.next_body
-        shots = (
-            ("ego", seed, split.num_head_seeds),
-            ("moving", seed + split.moving_from, split.num_moving_seeds),
-        )
         folders = []
-        for camera, first_seed, num_seeds in shots:
-            folders.append(footage / f"{body}-{camera}")
+        for shots in split.shots:
+            folders.append(footage / f"{body}-{shots.camera}")
             egodojo(
                 "simulate",
-                *("--out", folders[-1], "--embodiment", body, "--camera", camera),
-                *("--seed", first_seed, "--episodes", num_seeds * MOTIONS, "--seconds", SECONDS),
-                *("--workers", os.cpu_count() or 1),
+                *("--out", folders[-1], "--embodiment", body, "--camera", shots.camera),
+                *("--seed", seed + shots.from_seed, "--episodes", shots.num_seeds * MOTIONS),
+                *("--seconds", SECONDS, "--workers", os.cpu_count() or 1),
             )
         egodojo(
             "curate",
@@ -118,6 +128,7 @@ def train(dataset: Path, run: Path, *, seed: int) -> None:
     egodojo(
         *("latents", "train", dataset, "--size", "small", "--out", run),
         *("--set", f"loop.seed={seed}"),
+        *("--set", f"neighbours.recording={RECORDING}", "--set", f"neighbours.camera={CAMERA}"),
     )
 
 

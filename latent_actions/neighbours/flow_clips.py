@@ -42,12 +42,16 @@ class FlowClips:
         grids: Float32 (N, K, 96), flow on a coarse grid.
         histograms: Float32 (N, K, 32), flow by direction.
         bodies: Embodiment of each clip.
+        recordings: Number of what each shows, from 0 on; several clips may show the same.
+        cameras: Name of the camera of each; None where clips are not to be compared by it.
     """
 
     flows: NDArray[np.float16]
     grids: NDArray[np.float32]
     histograms: NDArray[np.float32]
     bodies: list[str]
+    recordings: list[int]
+    cameras: list[str | None]
 
     @classmethod
     def open(cls, folder: Path) -> FlowClips:
@@ -57,7 +61,7 @@ class FlowClips:
             flows=np.load(folder / "flows.npy", mmap_mode="r"),
             grids=np.load(folder / "grids.npy"),
             histograms=np.load(folder / "histograms.npy"),
-            bodies=facts["bodies"],
+            **facts,
         )
 
 
@@ -66,6 +70,8 @@ class _Clip:
     ref: ClipRef
     dataset: str
     body: str
+    recording: str
+    camera: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,43 +121,60 @@ def write_flow_clips(
             return error
 
     grids, histograms = [], []
-    bodies: list[str] = []
+    found_clips: list[_Clip] = []
     bad: list[EgodojoError] = []
     with ThreadPoolExecutor(config.data.num_threads, "flow") as pool:
         for number, (clip, found) in enumerate(zip(clips, pool.map(find, clips), strict=True), 1):
             if isinstance(found, EgodojoError):
                 bad.append(found)
                 continue
-            flows[len(bodies)] = found.flows
+            flows[len(found_clips)] = found.flows
             grids.append(found.grids)
             histograms.append(found.histograms)
-            bodies.append(clip.body)
+            found_clips.append(clip)
             if number % LOG_EVERY == 0:
                 log.info("flow of %d of %d clips", number, len(clips))
     if bad:
         log.warning("no flow of %d clips that cannot be read, such as: %s", len(bad), bad[0])
-    if len(bodies) < 2:
-        raise DatasetError(f"The flow of {len(bodies)} clips can be found; neighbours need two.")
+    if len(found_clips) < 2:
+        raise DatasetError(
+            f"The flow of {len(found_clips)} clips can be found; neighbours need two."
+        )
     flows.flush()
     np.save(partial / "grids.npy", np.stack(grids))
     np.save(partial / "histograms.npy", np.stack(histograms))
-    (partial / "clips.json").write_text(json.dumps({"bodies": bodies}) + "\n", encoding="utf-8")
+    numbers: dict[str, int] = {}
+    facts = {
+        "bodies": [clip.body for clip in found_clips],
+        "recordings": [numbers.setdefault(clip.recording, len(numbers)) for clip in found_clips],
+        "cameras": [clip.camera for clip in found_clips],
+    }
+    (partial / "clips.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
     partial.replace(folder)
 
 
 def _chosen(sources: Sequence[ClipSource], *, step: int, limit: int) -> list[_Clip]:
-    """Clips long enough, at most `limit` of them, evenly spread in the order of their ids."""
-    found = []
+    """Clips long enough, at most `limit` of them: whole recordings, evenly spread."""
+    recordings: dict[str, list[_Clip]] = {}
     for source in sources:
         lengths = source.table["num_frames"].to_numpy()
         for number in np.flatnonzero(lengths > step).tolist():
-            found.append((source, number))
-    if len(found) > limit:
-        found = [found[int(n)] for n in np.linspace(0, len(found) - 1, limit).round()]
-    return [
-        _Clip(ref=source.clip(number), dataset=source.dataset, body=source.embodiment(number))
-        for source, number in found
-    ]
+            ref = source.clip(number)
+            name = source.recording(number) or f"clip {ref.clip_id}"
+            clip = _Clip(
+                ref=ref,
+                dataset=source.dataset,
+                body=source.embodiment(number),
+                recording=name,
+                camera=source.camera(number),
+            )
+            recordings.setdefault(name, []).append(clip)
+    found = list(recordings.values())
+    num_clips = sum(len(clips) for clips in found)
+    if num_clips > limit:
+        wanted = limit * len(found) // num_clips
+        found = [found[int(n)] for n in np.linspace(0, len(found) - 1, wanted).round()]
+    return [clip for clips in found for clip in clips][:limit]
 
 
 def _flow_of(clip: _Clip, reader: FrameReader, step: int, height: int, width: int) -> _Found:

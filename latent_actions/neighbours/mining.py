@@ -1,8 +1,10 @@
-"""Which clips of different bodies probably do the same, without a label.
+"""Which recordings of different bodies probably show the same motion, without a label.
 
-The flow features that need no learning already find the right motion more often than not. Two clips
-that are each among the other's nearest are right more often still, and those pairs are what the
-network learns from. Shapes: N clips, D width of a clip's vector.
+The flow features that need no learning already find the right motion more often than not. Two
+recordings that are each among the other's nearest are right more often still, and those pairs are
+what the network learns from. Two cameras at once see what one cannot tell apart (a hand that comes
+nearer from one that rises), so recordings are compared by every camera that filmed both.
+Shapes: C cameras, R recordings, D width of a clip's vector.
 """
 
 from __future__ import annotations
@@ -17,23 +19,30 @@ Floats = NDArray[np.floating]
 Pairs = NDArray[np.int64]
 
 
-def mutual_neighbours(vectors_ND: Floats, bodies: Sequence[str], *, nearest: int) -> Pairs:
-    """Pairs of clips (n, 2), by number, each among the `nearest` of the other within its body.
+def mutual_neighbours(vectors_CRD: Floats, bodies: Sequence[str], *, nearest: int) -> Pairs:
+    """Pairs of recordings (n, 2), by number, each among the `nearest` of the other in its body.
 
     Bodies are taken two by two, so a body that looks unlike all others has neighbours too.
 
     Args:
-        vectors_ND: One vector of length 1 a clip; likeness is their cosine.
-        bodies: The embodiment of each clip.
-        nearest: How many of the other body's clips count as near.
+        vectors_CRD: What each camera saw, length 1; zeros where it did not film. Likeness is the
+            cosine, averaged over the cameras that filmed both; with none there is no likeness.
+        bodies: The embodiment of each recording.
+        nearest: How many of the other body's recordings count as near.
     """
     of_body = np.asarray(bodies)
+    is_seen = np.any(vectors_CRD != 0, axis=2)
     found = []
     for one, other in combinations(sorted(set(bodies)), 2):
         left, right = np.flatnonzero(of_body == one), np.flatnonzero(of_body == other)
-        likeness = vectors_ND[left] @ vectors_ND[right].T
+        likeness = np.zeros((len(left), len(right)))
+        num_cameras = np.zeros_like(likeness)
+        for vectors, seen in zip(vectors_CRD, is_seen, strict=True):
+            likeness += vectors[left] @ vectors[right].T
+            num_cameras += seen[left][:, None] & seen[right]
+        likeness = np.where(num_cameras, likeness / np.maximum(1, num_cameras), -np.inf)
         both = _near(likeness, nearest) & _near(likeness.T, nearest).T
-        rows, columns = np.nonzero(both)
+        rows, columns = np.nonzero(both & (num_cameras > 0))
         found.append(np.stack([left[rows], right[columns]], axis=1))
     return np.concatenate(found) if found else np.empty((0, 2), np.int64)
 

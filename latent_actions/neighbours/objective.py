@@ -11,18 +11,18 @@ from torch.nn import functional as F
 
 
 def contrast(
-    embeddings_VE: Tensor, clips_V: Tensor, *, temperature: float
+    embeddings_VE: Tensor, recordings_V: Tensor, *, temperature: float
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of the cosines, and the share of views whose nearest other is the partner.
 
-    The partner of view i is view i + V/2. Other views of the same clip, whose likeness is no
+    The partner of view i is view i + V/2. Other views of the same recording, whose likeness is no
     mistake, do not count.
     """
     num_views = len(embeddings_VE)
     unit = F.normalize(embeddings_VE.float(), dim=1)
     cosine = unit @ unit.T
-    partner = torch.arange(num_views, device=clips_V.device).roll(num_views // 2)
-    is_left_out = clips_V[:, None] == clips_V
+    partner = torch.arange(num_views, device=recordings_V.device).roll(num_views // 2)
+    is_left_out = recordings_V[:, None] == recordings_V
     is_left_out.scatter_(1, partner[:, None], False)
     is_left_out.fill_diagonal_(True)
     logits = (cosine / temperature).masked_fill(is_left_out, -torch.inf)

@@ -39,7 +39,7 @@ class NeighbourTask(LatentTask):
         loss, parts = super().loss(batch, step=step, generator=generator)
         mu, _ = self.flow_model.encode_flow(batch["views"])
         contrastive, found = contrast(
-            mu.flatten(1), batch["clips"], temperature=self.neighbours.temperature
+            mu.flatten(1), batch["recordings"], temperature=self.neighbours.temperature
         )
         parts |= {"contrast": float(contrastive.detach()), "found": float(found)}
         return loss + self.neighbours.weight * contrastive, parts

@@ -1,6 +1,7 @@
-"""What a step learns from: two views of each of a few pairs of clips.
+"""What a step learns from: two views of each of a few pairs of recordings.
 
-Shapes: N clips, V views (two for each pair), Q pairs of frames a view, h w flow pixels.
+Shapes: N clips, R recordings, C cameras, D width of a clip's vector, V views (two for each pair), Q
+pairs of frames a view, h w flow pixels.
 """
 
 from __future__ import annotations
@@ -38,21 +39,24 @@ class Views:
     """Draws views; the i-th draw is a pure function of the clips, the seed and i."""
 
     def __init__(self, clips: FlowClips, config: NeighbourConfig, *, seed: int) -> None:
-        """Looks for neighbours; where there are none, all pairs are two views of one clip."""
+        """Looks for neighbours; where there are none, all pairs are views of one recording."""
         self.clips, self.config, self.seed = clips, config, seed
-        rows = join([list(clips.grids), list(clips.histograms)])
-        vectors = clip_vectors(rows, clips.bodies, is_evened=False, is_centred=True, parts=QUARTERS)
-        self.pairs = mutual_neighbours(vectors, clips.bodies, nearest=config.nearest)
+        self._recordings = np.asarray(clips.recordings)
+        self._order = np.argsort(self._recordings, kind="stable")
+        self._counts = np.bincount(self._recordings)
+        self._starts = np.cumsum(self._counts) - self._counts
+        bodies = [clips.bodies[clip] for clip in self._order[self._starts]]
+        self.pairs = mutual_neighbours(_seen_by(clips), bodies, nearest=config.nearest)
         if not len(self.pairs):
             log.warning(
                 "no clip has a neighbour on another body (%d clips of: %s); all pairs are two "
-                "views of one clip",
+                "views of one recording",
                 len(clips.bodies),
                 ", ".join(sorted(set(clips.bodies))),
             )
 
     def draw(self, index: int) -> tuple[Tensor, Tensor]:
-        """Views (V, Q, 2, h, w), pixels, and the number of each one's clip (V,).
+        """Views (V, Q, 2, h, w), pixels, and the number of each one's recording (V,).
 
         The first half of the views are the partners of the second, in order.
         """
@@ -64,17 +68,23 @@ class Views:
         views = altered(flows, self.config, generator=generator)
         if self.config.background:
             views = views + self._background(rng, len(clips))
-        return views, torch.from_numpy(clips)
+        return views, torch.from_numpy(self._recordings[clips])
 
     def _clips(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Pairs of clips (n, 2): neighbours, and some clips with themselves."""
+        """Pairs of clips (n, 2): of neighbours, and of one recording by two cameras, if it can."""
         count = self.config.clips
-        alone = rng.integers(len(self.clips.bodies), size=count)
-        if not len(self.pairs):
-            return np.stack([alone, alone], axis=1)
-        drawn = self.pairs[rng.choice(len(self.pairs), count, replace=len(self.pairs) < count)]
-        is_alone = rng.random(count) < self.config.same_clip
-        chosen: NDArray[np.int64] = np.where(is_alone[:, None], alone[:, None], drawn)
+        alone = rng.integers(len(self._counts), size=count)
+        recordings = np.stack([alone, alone], axis=1)
+        if len(self.pairs):
+            drawn = self.pairs[rng.choice(len(self.pairs), count, replace=len(self.pairs) < count)]
+            is_alone = rng.random(count) < self.config.same_clip
+            recordings = np.where(is_alone[:, None], recordings, drawn)
+        counts = self._counts[recordings]
+        places = rng.integers(counts)
+        is_alone = recordings[:, 0] == recordings[:, 1]
+        others = (places[:, 0] + 1 + rng.integers(np.maximum(1, counts[:, 0] - 1))) % counts[:, 0]
+        places[is_alone, 1] = others[is_alone]
+        chosen: NDArray[np.int64] = self._order[self._starts[recordings] + places]
         return chosen
 
     def _places(self, rng: np.random.Generator, num_views: int) -> NDArray[np.int64]:
@@ -96,8 +106,24 @@ class Views:
         return ground * factor * self.config.background
 
 
+def _seen_by(clips: FlowClips) -> NDArray[np.floating]:
+    """The vector of every recording by each camera (C, R, D), zeros where it did not film it.
+
+    Cameras see the same body differently, so each has its own mean taken off.
+    """
+    rows = join([list(clips.grids), list(clips.histograms)])
+    seen = [f"{body} {camera}" for body, camera in zip(clips.bodies, clips.cameras, strict=True)]
+    vectors = clip_vectors(rows, seen, is_evened=False, is_centred=True, parts=QUARTERS)
+    names = sorted({camera for camera in clips.cameras if camera is not None})
+    found = np.zeros((len(names), max(clips.recordings) + 1, vectors.shape[1]), vectors.dtype)
+    for clip, (recording, camera) in enumerate(zip(clips.recordings, clips.cameras, strict=True)):
+        if camera is not None:
+            found[names.index(camera), recording] = vectors[clip]
+    return found
+
+
 class NeighbourBatches:
-    """Batches of pairs of frames with `views` (V, Q, 2, h, w) and `clips` (V,) beside them.
+    """Batches of pairs of frames with `views` (V, Q, 2, h, w) and `recordings` (V,) beside them.
 
     Flow is found when the first batch is asked for, by the first rank, and kept in `folder`.
     """
@@ -121,8 +147,8 @@ class NeighbourBatches:
         size = self._config.data.batch_size
         for batch in self.pairs:
             # The number of a batch's first pair says which batch of which rank it is.
-            drawn, clips = views.draw(int(batch["index"][0]) // size)
-            yield {**batch, "views": drawn, "clips": clips}
+            drawn, recordings = views.draw(int(batch["index"][0]) // size)
+            yield {**batch, "views": drawn, "recordings": recordings}
 
     @property
     def num_samples(self) -> int:
@@ -148,5 +174,5 @@ class NeighbourBatches:
         views = Views(
             FlowClips.open(self.folder), self._config.neighbours, seed=self._config.loop.seed
         )
-        log.info("%d pairs of neighbours among %d clips", len(views.pairs), len(views.clips.bodies))
+        log.info("%d pairs of neighbours in %d clips", len(views.pairs), len(views.clips.bodies))
         return views

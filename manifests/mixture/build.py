@@ -100,9 +100,17 @@ def chosen_clips(dataset: Dataset, name: str, source: SourceSpec, *, columns: st
     """Columns of the kept clips that match a source's predicate, in any order.
 
     Raises:
-        ConfigError: The predicate fails.
+        ConfigError: The predicate fails, or an expression of the columns does.
     """
     relation = dataset.relation("clips", verdict="keep")
+    try:
+        relation.select(columns)
+    except duckdb.Error as error:
+        raise ConfigError(
+            f"Source {name!r}: {source.dataset} has not what was asked of its clips: "
+            f"{' '.join(str(error).split())}",
+            hint=f"Asked was: {columns}",
+        ) from error
     try:
         if source.where.strip():
             relation = relation.filter(source.where)

@@ -60,15 +60,19 @@ class MemoryClips:
     def sources(self) -> list[ClipSource]:
         """The clips as training sees them."""
         rows = [
-            {**asdict(ref), "video_id": f"video{number // 3}"}
+            {**asdict(ref), "video_id": f"video{number // 3}", "recording": None, "camera": ""}
             for number, ref in enumerate(self.refs)
         ]
         names = sorted({ref.source for ref in self.refs})
+        types = pa.Table.from_pylist(rows).schema
+        schema = types.set(types.get_field_index("recording"), pa.field("recording", pa.string()))
         return [
             ClipSource(
                 name=name,
                 dataset="memory",
-                table=pa.Table.from_pylist([row for row in rows if row["source"] == name]),
+                table=pa.Table.from_pylist(
+                    [row for row in rows if row["source"] == name], schema=schema
+                ),
             )
             for name in names
         ]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from latent_actions.config import DataConfig, ModelConfig, NeighbourConfig, TrainConfig
 from latent_actions.neighbours.augment import altered, ground_of
@@ -17,9 +18,10 @@ from latent_actions.neighbours.flow_clips import FlowClips, write_flow_clips
 from latent_actions.neighbours.mining import mutual_neighbours
 from latent_actions.neighbours.objective import contrast
 from latent_actions.neighbours.views import Views
-from latent_actions.sources import dataset_sources
+from latent_actions.sources import CameraColumns, dataset_sources, mixture_sources, split
 from latent_actions.train import train
 from manifests.errors import ConfigError, DatasetError, SampleError
+from manifests.mixture import MixtureSpec, SourceSpec
 from pipeline.clips import ClipReader
 from pipeline.training.loop import LoopConfig
 from pipeline.training.metrics import read_metrics
@@ -31,7 +33,13 @@ STILL = NeighbourConfig(
 SHAPE = ModelConfig(name="lam-flow", input="flow", width=48, frame_height=48, frame_width=64)
 
 
-def random_clips(bodies: Sequence[str], *, seed: int = 0) -> FlowClips:
+def random_clips(
+    bodies: Sequence[str],
+    *,
+    seed: int = 0,
+    recordings: Sequence[int] = (),
+    cameras: Sequence[str | None] = (),
+) -> FlowClips:
     rng = np.random.default_rng(seed)
     shape = (len(bodies), 16)
     return FlowClips(
@@ -39,19 +47,22 @@ def random_clips(bodies: Sequence[str], *, seed: int = 0) -> FlowClips:
         grids=rng.normal(size=(*shape, 96)).astype(np.float32),
         histograms=rng.normal(size=(*shape, 32)).astype(np.float32),
         bodies=list(bodies),
+        recordings=list(recordings) or list(range(len(bodies))),
+        cameras=list(cameras) or [""] * len(bodies),
     )
 
 
 def test_neighbours_are_near_both_ways_and_on_other_bodies() -> None:
     angle = np.array([0.0, 0.1, 1.5, 0.05, 1.4, 1.45])
     vectors = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    pairs = mutual_neighbours(vectors, ["a", "a", "a", "b", "b", "b"], nearest=1)
+    bodies = ["a", "a", "a", "b", "b", "b"]
+    pairs = mutual_neighbours(vectors[None], bodies, nearest=1)
     assert (2, 5) in {tuple(pair) for pair in pairs.tolist()}
     assert all(left < 3 <= right for left, right in pairs.tolist())
     assert len(pairs) == 2
-    every = mutual_neighbours(vectors, ["a", "a", "a", "b", "b", "b"], nearest=3)
+    every = mutual_neighbours(vectors[None], bodies, nearest=3)
     assert len(every) == 9
-    assert mutual_neighbours(vectors, ["a"] * 6, nearest=3).shape == (0, 2)
+    assert mutual_neighbours(vectors[None], ["a"] * 6, nearest=3).shape == (0, 2)
 
 
 def test_a_body_unlike_all_others_has_neighbours_too() -> None:
@@ -60,8 +71,30 @@ def test_a_body_unlike_all_others_has_neighbours_too() -> None:
     vectors[20:, 0] += 50  # the third body lies far from both
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     bodies = ["a"] * 10 + ["b"] * 10 + ["c"] * 10
-    pairs = mutual_neighbours(vectors, bodies, nearest=2)
+    pairs = mutual_neighbours(vectors[None], bodies, nearest=2)
     assert {(bodies[i], bodies[j]) for i, j in pairs} == {("a", "b"), ("a", "c"), ("b", "c")}
+
+
+def test_cameras_together_tell_apart_what_one_cannot() -> None:
+    """The first camera sees two motions as one, the second tells them apart."""
+    angle = np.array([[0.0, 0.02, 0.01, 0.03], [0.0, 1.5, 1.5, 0.0]])
+    vectors = np.stack([np.cos(angle), np.sin(angle)], axis=2)
+    bodies = ["a", "a", "b", "b"]
+    assert {(0, 3), (1, 2)} == _pairs(mutual_neighbours(vectors, bodies, nearest=1))
+    assert {(0, 3), (1, 2)} != _pairs(mutual_neighbours(vectors[:1], bodies, nearest=1))
+
+
+def test_recordings_that_no_camera_filmed_both_are_no_neighbours() -> None:
+    vectors = np.ones((2, 4, 1))
+    vectors[0, 1] = vectors[1, 0] = 0  # recordings 0 and 1: one camera each
+    vectors[:, 2] = 0  # recording 2: none
+    vectors[1, 3] = 0  # recording 3: the first alone
+    pairs = mutual_neighbours(vectors, ["a", "b", "b", "b"], nearest=3)
+    assert _pairs(pairs) == {(0, 3)}
+
+
+def _pairs(found: NDArray[np.int64]) -> set[tuple[int, int]]:
+    return {(int(left), int(right)) for left, right in found}
 
 
 def test_the_loss_is_the_cross_entropy_of_partners() -> None:
@@ -150,6 +183,28 @@ def test_partners_are_neighbours_or_the_same_clip() -> None:
     assert kinds == {True, False}
 
 
+def test_views_of_a_recording_are_by_two_of_its_cameras() -> None:
+    recordings = [0, 0, 0, 1, 1, 2, 3, 3]
+    cameras = ["head", "side", None, "head", "side", None, "side", "head"]
+    clips = random_clips(
+        ["a", "a", "a", "b", "b", "b", "b", "b"], recordings=recordings, cameras=cameras
+    )
+    flows = np.zeros_like(clips.flows)
+    flows += np.arange(8, dtype=np.float16)[:, None, None, None, None]
+    views = Views(replace(clips, flows=flows), replace(STILL, same_clip=0.5, nearest=5), seed=0)
+    assert _pairs(views.pairs) == {(0, 1), (0, 3)}  # recording 2 has no camera to compare by
+    met = set()
+    for number in range(30):
+        drawn, shown = views.draw(number)
+        seen = drawn[:, 0, 0, 0, 0].round().int().tolist()
+        assert shown.tolist() == [recordings[clip] for clip in seen]
+        met |= set(zip(seen[:6], seen[6:], strict=True))
+    alone = {(left, right) for left, right in met if recordings[left] == recordings[right]}
+    assert {(left, right) for left, right in alone if left == right} == {(5, 5)}
+    assert {(0, 1), (1, 2), (2, 0), (3, 4), (6, 7)} <= alone
+    assert {(0, 4), (2, 3), (1, 6)} <= met - alone
+
+
 def test_a_view_shows_every_quarter_of_its_clip() -> None:
     clips = random_clips(["a", "a", "b", "b"])
     flows = np.zeros_like(clips.flows)
@@ -234,13 +289,59 @@ def test_only_some_clips_are_looked_at_when_there_are_many(tmp_path: Path) -> No
         ({"weight": -1.0}, "neighbours.weight is -1.0"),
         ({"clips": 1}, "clips 1"),
         ({"same_clip": 1.5}, "neighbours.same_clip is 1.5"),
+        ({"recording": "uri"}, "neighbours.recording is 'uri' and camera ''"),
         ({"temperature": 0.0}, "neighbours.temperature is 0.0"),
         ({"noise_px": -0.1}, "neighbours.noise_px is -0.1"),
     ],
 )
-def test_impossible_settings_are_refused(change: dict[str, float], text: str) -> None:
+def test_impossible_settings_are_refused(change: dict[str, object], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         NeighbourConfig(**change)  # type: ignore[arg-type]
+
+
+BY_TWO_CAMERAS = NeighbourConfig(
+    weight=1.0,
+    clips=4,
+    nearest=2,
+    recording="CASE WHEN embodiment = 'human' THEN 'one' END",
+    camera="nullif(regexp_extract(uri, '([0-9]).mp4', 1), '1')",
+)
+
+
+def test_recordings_and_cameras_are_read_off_the_clips(tmp_path: Path) -> None:
+    made = make_dataset(tmp_path / "data", (20, 20, 20, 20))
+    cameras = CameraColumns(recording=BY_TWO_CAMERAS.recording, camera=BY_TWO_CAMERAS.camera)
+    sources = dataset_sources(made.path, where="true", cameras=cameras).sources
+    readers = {str(made.path): ClipReader(made.path)}
+    write_flow_clips(sources, readers, config(), tmp_path / "flow")
+    clips = FlowClips.open(tmp_path / "flow")
+    shown = dict(zip(clips.recordings, clips.bodies, strict=True))
+    # Both human clips start their videos, so they show the same; nothing is known of the others.
+    assert sorted(shown.values()) == ["human", "panda", "panda"]
+    assert sorted(str(camera) for camera in clips.cameras) == ["0", "0", "None", "None"]
+    few = replace(config(), neighbours=replace(BY_TWO_CAMERAS, max_clips=3))
+    write_flow_clips(sources, readers, few, tmp_path / "few")
+    assert len(FlowClips.open(tmp_path / "few").bodies) <= 3
+
+
+def test_a_held_out_clip_is_held_out_by_all_cameras(tmp_path: Path) -> None:
+    made = make_dataset(tmp_path / "data", (20,) * 8, per_shard=1)
+    cameras = CameraColumns(recording="embodiment", camera="uri")
+    sources = dataset_sources(made.path, where="embodiment = 'human'", cameras=cameras).sources
+    assert sum(source.num_clips for source in split(sources, 0.1)[0]) == 0
+    alone = dataset_sources(made.path, where="embodiment = 'human'").sources
+    assert sum(source.num_clips for source in split(alone, 0.1)[0]) == 3
+
+
+@pytest.mark.parametrize("column", ["recording", "camera"])
+def test_a_wrong_expression_is_named(tmp_path: Path, column: str) -> None:
+    made = make_dataset(tmp_path / "data", (20, 20))
+    wrong = CameraColumns(**{"recording": "uri", "camera": "uri", column: "nothing"})
+    with pytest.raises(DatasetError, match='"nothing" not found'):
+        dataset_sources(made.path, where="true", cameras=wrong)
+    spec = MixtureSpec(sources={"x": SourceSpec(dataset=str(made.path), weight=1)}, seed=0)
+    with pytest.raises(ConfigError, match=r"Source 'x': .* has not what was asked of its clips"):
+        mixture_sources(spec, cameras=wrong)
 
 
 def test_neighbours_are_for_flow_alone() -> None:
