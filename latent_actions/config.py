@@ -275,7 +275,7 @@ def small() -> TrainConfig:
         frame_width=128,
     )
     loop = LoopConfig(
-        steps=240,
+        steps=360,
         lr=1e-3,
         weight_decay=1e-2,
         grad_clip=1.0,
@@ -286,9 +286,8 @@ def small() -> TrainConfig:
         validate_every=40,
     )
     data = DataConfig(batch_size=32, min_stride=6, max_stride=10, balance="sample", num_threads=2)
-    return TrainConfig(
-        model=model, data=data, neighbours=NeighbourConfig(weight=1.0), loop=loop, beta=3e-5
-    )
+    neighbours = NeighbourConfig(weight=1.0, nearest=8)
+    return TrainConfig(model=model, data=data, neighbours=neighbours, loop=loop, beta=3e-5)
 
 
 SIZES = {"tiny": tiny, "small": small, "base": base}
