@@ -329,14 +329,9 @@ def measure_memory(bench: Bench) -> dict[str, Any]:
     peaks = {}
     for size, video in videos.items():
         words = [sys.executable, str(HERE / "bench_memory.py"), "--work", str(video)]
-        with subprocess.Popen(
-            [*words, str(bench.folder / f"memory-{size}")], stdout=subprocess.DEVNULL
-        ) as process:
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise SystemExit(f"the worker of {size} ended with {process.returncode}")
-        peaks[size] = round(usage.ru_maxrss / 1024, 1)
+        out = str(bench.folder / f"memory-{size}")
+        done = subprocess.run([*words, out], check=True, stdout=subprocess.PIPE)
+        peaks[size] = json.loads(done.stdout)["peak_mb"]
     return {"peak_mb": peaks}
 
 

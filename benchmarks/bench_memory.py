@@ -7,7 +7,6 @@ measures included, in a process of its own, as a worker would.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -42,7 +41,7 @@ def curate_one(video: Path, out: Path) -> None:
         digests_of=lambda uri: [],
     )
     (out / "shards").mkdir(parents=True)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = own_peak_mb()
     started = time.process_time()
     result = curate_unit(
         UnitTask(
@@ -56,7 +55,7 @@ def curate_one(video: Path, out: Path) -> None:
     print(
         json.dumps(
             {
-                "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+                "peak_mb": round(own_peak_mb(), 1),
                 "before_mb": round(before, 1),
                 "cpu_s": round(time.process_time() - started, 1),
                 "num_frames": sum(row["num_frames"] for row in result.clips),
@@ -64,6 +63,13 @@ def curate_one(video: Path, out: Path) -> None:
             }
         )
     )
+
+
+def own_peak_mb() -> float:
+    """Peak resident memory of this program; `getrusage` also counts the process that started it."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    (words,) = (line.split() for line in lines if line.startswith("VmHWM:"))
+    return int(words[1]) / 1024
 
 
 def measure(seconds: int, loop: Path, folder: Path) -> dict[str, float]:
