@@ -60,12 +60,10 @@ class Handler(BaseHTTPRequestHandler):
             server.num_now += 1
             server.num_most = max(server.num_most, server.num_now)
             answer = server.script.pop(0) if server.script else server.always
-        try:
-            time.sleep(server.delay_s)
-            answer(self)
-        finally:
-            with server.lock:
-                server.num_now -= 1
+        time.sleep(server.delay_s)
+        with server.lock:  # before the answer: after it the client may already ask again
+            server.num_now -= 1
+        answer(self)
 
     def send(self, status: int, body: bytes, **headers: str) -> None:
         self.send_response(status)
