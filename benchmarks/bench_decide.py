@@ -4,7 +4,7 @@ Prediction before the first run: under 10 s of wall time and 2 GB of memory at 1
 cores, growing with the number of rows; the second decision, which joins the first one, is the
 dearest part.
 
-Found at 1e7 rows: 9 CPU-s for the first decision, 12 for one with the difference, 1.9 GB. Ids as 12
+Found at 1e7 rows: 8 CPU-s for the first decision, 10 for one with the difference, 2.0 GB. Ids as 12
 bytes cost 2 CPU-s more and 0.35 GB less; binding the rules used to open every file, for 1 CPU-s.
 
 A synthetic catalogue is written in a temporary folder: Delta files of 50,000 clips, eight clips a

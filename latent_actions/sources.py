@@ -63,11 +63,6 @@ class ClipSource:
         body: str = self.table["embodiment"][number].as_py()
         return body
 
-    def recording(self, number: int) -> str | None:
-        """Name of what one of them shows; None when no other clip shows it."""
-        name: str | None = self.table["recording"][number].as_py()
-        return name
-
     def camera(self, number: int) -> str | None:
         """Name of the camera that filmed one of them."""
         name: str | None = self.table["camera"][number].as_py()
@@ -178,21 +173,15 @@ def split(
     if share > 0 and not held and rank() == 0:
         _log.warning("nothing is held out for validation: every source shows one video alone")
     chosen = pa.array(sorted(held), type=pa.string())
-    seen = {
-        name
-        for source in sources
-        for name in source.table.filter(pc.is_in(source.table["video_id"], value_set=chosen))[
-            "recording"
-        ].to_pylist()
-        if name is not None
-    }
-    recordings = pa.array(sorted(seen), type=pa.string())
+    is_chosen = [pc.is_in(source.table["video_id"], value_set=chosen) for source in sources]
+    seen = [
+        source.table["recording"].filter(rows).unique()
+        for source, rows in zip(sources, is_chosen, strict=True)
+    ]
+    recordings = pa.chunked_array(seen, pa.string()).drop_null().combine_chunks()
     sides: tuple[list[ClipSource], list[ClipSource]] = ([], [])
-    for source in sources:
-        is_held = pc.or_(
-            pc.is_in(source.table["video_id"], value_set=chosen),
-            pc.is_in(source.table["recording"], value_set=recordings),
-        )
+    for source, of_video in zip(sources, is_chosen, strict=True):
+        is_held = pc.or_(of_video, pc.is_in(source.table["recording"], value_set=recordings))
         for side, rows in zip(sides, (pc.invert(is_held), is_held), strict=True):
             part = replace(source, table=source.table.filter(rows))
             if part.num_clips:

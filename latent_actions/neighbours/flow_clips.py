@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
@@ -154,27 +156,40 @@ def write_flow_clips(
 
 
 def _chosen(sources: Sequence[ClipSource], *, step: int, limit: int) -> list[_Clip]:
-    """Clips long enough, at most `limit` of them: whole recordings, evenly spread."""
-    recordings: dict[str, list[_Clip]] = {}
-    for source in sources:
-        lengths = source.table["num_frames"].to_numpy()
-        for number in np.flatnonzero(lengths > step).tolist():
-            ref = source.clip(number)
-            name = source.recording(number) or f"clip {ref.clip_id}"
-            clip = _Clip(
-                ref=ref,
+    """Clips long enough, at most `limit` of them: whole recordings, evenly spread.
+
+    Clips stay columns until they are chosen: there may be millions.
+    """
+    of_source, numbers, names = [], [], []
+    for place, source in enumerate(sources):
+        long = np.flatnonzero(source.table["num_frames"].to_numpy() > step)
+        of_source.append(np.full(len(long), place))
+        numbers.append(long)
+        rows = source.table.take(long)
+        alone = pc.binary_join_element_wise("clip", rows["clip_id"], " ")
+        names += pc.coalesce(rows["recording"], alone).chunks
+    encoded = pa.chunked_array(names, pa.string()).combine_chunks().dictionary_encode()
+    recording = encoded.indices.to_numpy()
+    num_recordings = len(encoded.dictionary)
+    order = np.argsort(recording, kind="stable")
+    if len(order) > limit:
+        wanted = limit * num_recordings // len(order)
+        kept = np.linspace(0, num_recordings - 1, wanted).round()
+        order = order[np.isin(recording[order], kept)][:limit]
+    places, rows_of = np.concatenate(of_source), np.concatenate(numbers)
+    found = []
+    for clip in order.tolist():
+        source, number = sources[places[clip]], int(rows_of[clip])
+        found.append(
+            _Clip(
+                ref=source.clip(number),
                 dataset=source.dataset,
                 body=source.embodiment(number),
-                recording=name,
+                recording=encoded.dictionary[int(recording[clip])].as_py(),
                 camera=source.camera(number),
             )
-            recordings.setdefault(name, []).append(clip)
-    found = list(recordings.values())
-    num_clips = sum(len(clips) for clips in found)
-    if num_clips > limit:
-        wanted = limit * len(found) // num_clips
-        found = [found[int(n)] for n in np.linspace(0, len(found) - 1, wanted).round()]
-    return [clip for clips in found for clip in clips][:limit]
+        )
+    return found
 
 
 def _flow_of(clip: _Clip, reader: FrameReader, step: int, height: int, width: int) -> _Found:
