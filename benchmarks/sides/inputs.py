@@ -65,14 +65,16 @@ def make_input(
     sources = [videos / name for name in names] if videos else _generated(folder, len(names))
     path = folder / f"{size}-{style}.mp4"
     if not path.exists():
+        begun = path.with_suffix(".part.mp4")  # a killed run leaves no half of an input behind
         _splice(
             sources,
-            path,
+            begun,
             size=(width, height),
             frames_each=round(seconds * FPS / len(sources)),
             options={"threads": "1", "preset": "medium", **STYLES[style]},
             bit_rate=1000 * KBITS_PER_S[size, style],
         )
+        begun.replace(path)
     num_frames = probe(path).num_packets
     return Input(
         name=f"{size} {style}",
