@@ -156,7 +156,7 @@ def measure_all(bench: Bench) -> None:
     sides = ["curate", "floor", "curate_ray"]
     foreign = {
         "tools": (options.tools_python, ("scenedetect", "cv2")),
-        "nemo": (options.nemo_python, ("nemo_curator", "cv2", "ray")),
+        "nemo": (options.nemo_python, ("nemo_curator", "cv2", "ray", "av")),
     }
     for side, (python, modules) in foreign.items():
         reason = missing(python, modules)
@@ -375,7 +375,7 @@ def parse() -> argparse.Namespace:
     add("--slow-rounds", type=int, default=3, help=f"rounds of {', '.join(SLOW)}")
     add("--parallel", type=int, default=1, help="sides measured at a time")
     add("--inputs", type=Path, help="folder to keep the inputs in, and to take them from")
-    add("--nemo-python", help="Python of an environment with nemo-curator==1.4.0 and OpenCV")
+    add("--nemo-python", help="Python of an environment with nemo-curator==1.4.0, OpenCV, PyAV")
     add("--tools-python", help="Python of an environment with scenedetect and OpenCV")
     add(
         "--sections",

@@ -1,10 +1,12 @@
 """The inputs: real clips spliced and encoded as cameras do, and as web sites do.
 
-Each is the first seconds of several clips, one after another, at 30 frames a second.
+Each is the first seconds of several clips, one after another, at 30 frames a second; a clip that
+is shorter begins again.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -120,13 +122,15 @@ def _splice(
 
 
 def _frames(source: Path, count: int) -> Iterator[VideoFrame]:
-    with av.open(str(source)) as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_type, stream.codec_context.thread_count = "NONE", 1
-        for number, frame in enumerate(container.decode(stream)):
-            if number == count:
-                return
-            yield frame
+    """The first frames of a video, from its start again when it has fewer."""
+    left = count
+    while left:
+        with av.open(str(source)) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_type, stream.codec_context.thread_count = "NONE", 1
+            for frame in itertools.islice(container.decode(stream), left):
+                left -= 1
+                yield frame
 
 
 def _generated(folder: Path, count: int) -> list[Path]:
