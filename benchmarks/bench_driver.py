@@ -120,11 +120,12 @@ def run_one(num_clips: int, folder: Path) -> dict[str, Any]:
             unit_len_s=CLIPS_PER_UNIT * CLIP_S,
             first_number=0,
             settings_digest=dataset.settings.digest,
-            edges_of=lambda uri: [],
-            digests_of=lambda uri: [],
+            edges_of=lambda row: [],
+            digests_of=lambda row: [],
         )
         writer.append_plan(units)
-        found: dict[str, Any] = {"num_units": len(units), "before_mb": _peak_mb()}
+        num_units = len(dataset.pending_units())
+        found: dict[str, Any] = {"num_units": num_units, "before_mb": _peak_mb()}
         run = UnitRun(
             dataset=dataset, writer=writer, config=config, engine="inline", action_names={},
             quiet=True, work=timed,

@@ -48,14 +48,15 @@ def bytes_read() -> int:
 
 def plan(row: dict[str, Any]) -> list[PlannedUnit]:
     """The units of one video."""
-    return plan_units(
+    planned = plan_units(
         [row],
         unit_len_s=UNIT_S,
         first_number=0,
         settings_digest="d",
         edges_of=lambda video: edges_of(video, UNIT_S),
-        digests_of=lambda uri: [],
+        digests_of=lambda video: [],
     )
+    return list(planned)
 
 
 def step(name: str, path: Path, row: dict[str, Any] | None, number: int) -> dict[str, Any]:

@@ -25,20 +25,20 @@ def curate_one(video: Path, out: Path) -> None:
     """Plan a video as one unit, work on it here, and print the peak memory of this process."""
     from curation.curate import CurateRequest, prepare
     from curation.ingest import ProbeTask, probe_inputs
-    from curation.planning import plan_units, select_videos
+    from curation.planning import plan_units
     from curation.task import UnitTask
     from curation.work import curate_unit
 
     settings = prepare(CurateRequest(inputs=(str(video),), out=out)).settings
     task = ProbeTask(uris=(str(video),), source="bench", embodiment="unknown")
-    rows = select_videos(probe_inputs(task), ())
+    rows = probe_inputs(task)
     (unit,) = plan_units(
         rows,
         unit_len_s=1e9,
         first_number=0,
         settings_digest=settings.digest,
-        edges_of=lambda uri: [],
-        digests_of=lambda uri: [],
+        edges_of=lambda row: [],
+        digests_of=lambda row: [],
     )
     (out / "shards").mkdir(parents=True)
     before = own_peak_mb()

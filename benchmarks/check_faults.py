@@ -353,7 +353,8 @@ def _pending_file(out: Path) -> str:
 
     dataset = Dataset.open(out)
     units = by_declared_pixels(dataset.pending_units(), VideoRows(dataset.table("videos")))
-    return units[-1].parts[-1].uri
+    *_, last = units
+    return last.parts[-1].uri
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:

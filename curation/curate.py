@@ -15,12 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from manifests.config import to_dict, to_yaml
 from manifests.dataset import Dataset
 from manifests.decide import check_recipe, decide
 from manifests.embodiment import load_embodiment
-from manifests.errors import ConfigError, EgodojoError, OverBudgetError, SampleError
+from manifests.errors import ConfigError, EgodojoError, SampleError
 from manifests.recipe import Recipe, check_gates, load_recipe
+from manifests.rows import rows_of
 from manifests.settings import (
     SETTINGS_FILE,
     DatasetSettings,
@@ -34,6 +38,7 @@ from pipeline.progress import Progress
 from pipeline.runner import Engine, engine_started, run_isolated, run_units
 
 from .config import CurateConfig, check_decoder, resolve_config, split_sets
+from .curate_report import CurateReport
 from .dedup import dedup
 from .footage import actions_beside, sidecars_on_disk
 from .ingest import (
@@ -46,7 +51,7 @@ from .ingest import (
     probe_inputs,
     was_unread,
 )
-from .planning import plan_units, select_videos
+from .planning import places_of, plan_units, select_videos
 from .reading import edges_of
 from .run_record import RunRecord
 from .sources.find import check_columns
@@ -102,64 +107,6 @@ class Prepared:
     settings: DatasetSettings
     embodiment: str
     is_new: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CurateReport:
-    """What a run did.
-
-    Attributes:
-        dataset: Its folder.
-        inputs: This command's inputs by fate, with those ignored and those that changed.
-        stats: Counts of the whole dataset (`manifests.stats`).
-        num_units: Units committed by this run.
-        seconds: Wall time by stage.
-        preview: The page to look at.
-        run: The run's record.
-        num_failed_allowed: The failure budget in inputs.
-    """
-
-    dataset: Location
-    inputs: dict[str, Any]
-    stats: dict[str, Any]
-    num_units: int
-    seconds: dict[str, float]
-    preview: Location
-    run: Location
-    num_failed_allowed: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        plain: dict[str, Any] = {
-            name: getattr(self, name) for name in ("inputs", "stats", "num_units", "seconds")
-        }
-        paths = {name: str(getattr(self, name)) for name in ("dataset", "preview", "run")}
-        return {**paths, **plain, "num_failed_allowed": self.num_failed_allowed}
-
-    def check(self) -> None:
-        """Raise when the run as a whole counts as failed.
-
-        Raises:
-            EgodojoError: No input was readable.
-            OverBudgetError: More inputs failed than the budget allows.
-        """
-        by_state = self.inputs["by_state"]
-        total = sum(by_state.values()) + len(self.inputs["changed"])
-        num_lost = by_state.get("unreadable", 0) + len(self.inputs["changed"])
-        if num_lost == total:
-            raise EgodojoError(
-                f"None of the {total} inputs could be read.",
-                hint=f"Why: egodojo manifest sql {self.dataset} "
-                '"SELECT uri, reason, detail FROM files"',
-            )
-        num_failed = by_state.get("failed", 0) + by_state.get("quarantined", 0)
-        if num_failed > self.num_failed_allowed:
-            raise OverBudgetError(
-                f"{num_failed} of {total} inputs failed; the budget allows "
-                f"{self.num_failed_allowed}.",
-                hint=f'Why: egodojo manifest sql {self.dataset} "SELECT uri, reason, detail '
-                "FROM files WHERE state IN ('failed', 'quarantined')\"",
-            )
 
 
 def prepare(request: CurateRequest) -> Prepared:
@@ -309,15 +256,20 @@ class _Curation:
 
     def _new_inputs(self) -> list[str]:
         """Inputs to probe: those without a row, and those whose bytes nobody has seen yet."""
-        known = {row["uri"]: row for row in self._dataset.table("videos").to_pylist()}
+        known = self._dataset.table("videos")
         uris = self._prepared.inputs.uris
-        self._retried = {uri: known[uri] for uri in uris if uri in known and was_unread(known[uri])}
-        for uri in (uri for uri in uris if uri in known and uri not in self._retried):
-            num_bytes = self._prepared.inputs.size_of(uri)
-            if num_bytes not in (None, known[uri]["num_bytes"]):
+        refused = rows_of(known.filter(pc.equal(known["state"], "unreadable")))
+        unread = {row["uri"]: row for row in refused if was_unread(row)}
+        self._retried = {uri: unread[uri] for uri in uris if uri in unread}
+        sizes = known["num_bytes"].to_numpy()
+        new = []
+        for uri, place in zip(uris, places_of(uris, known["uri"]), strict=True):
+            if place < 0 or uri in self._retried:
+                new.append(uri)
+            elif self._prepared.inputs.size_of(uri) not in (None, sizes[place]):
                 self._changed.append(uri)
                 log.warning("%s has changed since it was probed and is not read again", uri)
-        return [uri for uri in uris if uri not in known or uri in self._retried]
+        return new
 
     def _finish(self, writer: Writer, record: RunRecord) -> None:
         bodies = self._dataset.sql("SELECT DISTINCT embodiment FROM videos")["embodiment"]
@@ -414,21 +366,18 @@ class _Curation:
     def _plan(self, writer: Writer) -> None:
         """Plan every readable video that is in no plan row yet, in one commit."""
         query = "SELECT DISTINCT part.video_id FROM (SELECT unnest(parts) AS part FROM plan)"
-        planned = set(self._dataset.sql(query)["video_id"].to_pylist())
-        videos = select_videos(self._dataset.table("videos").to_pylist(), planned)
-        by_uri = {row["uri"]: row for row in videos}
-        bodies = {str(row["embodiment"]) for row in videos}
+        planned = self._dataset.sql(query)["video_id"]
+        videos = select_videos(self._dataset.table("videos"), planned)
+        bodies = pc.unique(videos["embodiment"]).to_pylist()
         columns = action_columns(bodies, self._request.embodiment)
         settings = self._dataset.settings
         units = plan_units(
-            videos,
+            rows_of(videos),
             unit_len_s=settings.unit_len_s,
             first_number=self._dataset.first_free_number(),
             settings_digest=settings.digest,
             edges_of=lambda row: edges_of(row, settings.unit_len_s),
-            digests_of=lambda uri: self._digests(
-                by_uri[uri], columns.get(by_uri[uri]["embodiment"], ())
-            ),
+            digests_of=lambda row: self._digests(row, columns.get(row["embodiment"], ())),
         )
         writer.append_plan(units)
 
@@ -439,11 +388,12 @@ class _Curation:
             return record_digests(video, path, action_names)
 
     def _report(self, record: RunRecord, preview: Location) -> CurateReport:
-        mine = set(self._prepared.inputs.uris) - set(self._changed)
-        by_state: dict[str, int] = {}
-        for row in self._dataset.sql("SELECT uri, state FROM files").to_pylist():
-            if row["uri"] in mine:
-                by_state[row["state"]] = by_state.get(row["state"], 0) + 1
+        changed = set(self._changed)
+        mine = [uri for uri in self._prepared.inputs.uris if uri not in changed]
+        files = self._dataset.sql("SELECT uri, state FROM files")
+        places = places_of(mine, files["uri"])
+        counts = pc.value_counts(files["state"].take(pa.array(places[places >= 0]))).to_pylist()
+        by_state = {found["values"]: found["counts"] for found in counts}
         ratio = self._prepared.config.failure_budget_ratio
         return CurateReport(
             dataset=self._dataset.path,
@@ -474,8 +424,10 @@ def _check_rules(out: Location, settings: DatasetSettings, recipe: Recipe, *, is
 
 def _unknown(uris: Sequence[str], out: Location, *, is_new: bool) -> list[str]:
     """Inputs without a row in the dataset."""
-    known = set() if is_new else set(Dataset.open(out).table("videos").column("uri").to_pylist())
-    return [uri for uri in uris if uri not in known]
+    if is_new:
+        return list(uris)
+    places = places_of(uris, Dataset.open(out).table("videos").column("uri"))
+    return [uri for uri, place in zip(uris, places, strict=True) if place < 0]
 
 
 def _refuse_unnamed_actions(inputs: Inputs, uris: Sequence[str]) -> None:

@@ -7,16 +7,20 @@ own. What is planned is never planned again.
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+from manifests.planned import PlannedUnits
 from manifests.records import Part, PlannedUnit, unit_id_of
 
 Row = Mapping[str, Any]
+_URIS_AT_ONCE = 4096
 
 
 class VideoRows(Mapping[str, dict[str, Any]]):
@@ -28,43 +32,69 @@ class VideoRows(Mapping[str, dict[str, Any]]):
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table.combine_chunks()
-        uris = table.column("uri").to_pylist()
-        self._place = {uri: place for place, uri in enumerate(uris)}
+        hashes = np.fromiter((hash(uri) for uri in self), np.int64, len(self))
+        self._order = np.argsort(hashes, kind="stable")
+        self._hashes = hashes[self._order]
 
     def __getitem__(self, uri: str) -> dict[str, Any]:
-        found: list[dict[str, Any]] = self._table.slice(self._place[uri], 1).to_pylist()
-        return found[0]
+        first, last = (np.searchsorted(self._hashes, hash(uri), side) for side in ("left", "right"))
+        for place in self._order[first:last]:
+            if self._table["uri"][int(place)].as_py() == uri:
+                found: list[dict[str, Any]] = self._table.slice(int(place), 1).to_pylist()
+                return found[0]
+        raise KeyError(uri)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._place)
+        for batch in self._table.select(["uri"]).to_batches(max_chunksize=_URIS_AT_ONCE):
+            yield from batch.column("uri").to_pylist()
 
     def __len__(self) -> int:
-        return len(self._place)
+        return int(self._table.num_rows)
+
+    def columns_of(self, uris: pa.Array, names: Sequence[str]) -> pa.Table:
+        """Some columns of the rows with these URIs, in their order.
+
+        Raises:
+            KeyError: A URI has no row.
+        """
+        places = places_of(uris, self._table["uri"])
+        if (places < 0).any():
+            raise KeyError(uris[int(places.argmin())].as_py())
+        return self._table.select(list(names)).take(pa.array(places))
 
 
-def select_videos(videos: Iterable[Row], planned_ids: Collection[str]) -> list[Row]:
+def places_of(uris: Sequence[str] | pa.Array, known: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Where each URI stands in a column; -1 where it does not."""
+    found = pc.index_in(pa.array(uris, pa.string()), value_set=known.combine_chunks())
+    return np.asarray(found.fill_null(-1).to_numpy(), np.int64)
+
+
+def select_videos(videos: pa.Table, planned_ids: pa.Array | pa.ChunkedArray) -> pa.Table:
     """Videos still to be planned, sorted by URI: readable, new, and one of several equal ones.
 
     Of equal files the smallest URI stands for all.
+
+    Args:
+        videos: Rows of the table `videos`.
+        planned_ids: `video_id` of what is in the plan.
     """
-    chosen: list[Row] = []
-    seen = set(planned_ids)
-    for row in sorted(videos, key=lambda row: str(row["uri"])):
-        if row["state"] == "readable" and row["video_id"] not in seen:
-            seen.add(row["video_id"])
-            chosen.append(row)
-    return chosen
+    is_planned = pc.is_in(videos["video_id"], value_set=planned_ids.cast(pa.string()))
+    is_open = pc.and_(pc.equal(videos["state"], "readable"), pc.invert(is_planned))
+    chosen = videos.filter(is_open).sort_by("uri").combine_chunks()
+    ids = chosen["video_id"].combine_chunks().dictionary_encode()
+    _, first = np.unique(ids.indices.to_numpy(), return_index=True)
+    return chosen.take(pa.array(np.sort(first)))
 
 
 def plan_units(
-    videos: Sequence[Row],
+    videos: Iterable[Row],
     *,
     unit_len_s: float,
     first_number: int,
     settings_digest: str,
     edges_of: Callable[[Row], Sequence[int]],
-    digests_of: Callable[[str], Sequence[str]],
-) -> list[PlannedUnit]:
+    digests_of: Callable[[Row], Sequence[str]],
+) -> Iterator[PlannedUnit]:
     """Pack selected videos greedily into units.
 
     A unit closes before the video that would take it past `unit_len_s`.
@@ -76,47 +106,63 @@ def plan_units(
         settings_digest: Part of each unit's id.
         edges_of: Ticks where a video is cut, the first frames at or after each multiple of
             `unit_len_s`; none when its container has no index. Asked only for longer videos.
-        digests_of: Digests of a URI's sidecars.
+        digests_of: Digests of a video's sidecars.
     """
-    groups: list[list[Part]] = []
-    filled_s = math.inf
+    groups = _groups(videos, unit_len_s=unit_len_s, edges_of=edges_of, digests_of=digests_of)
+    for number, group in enumerate(groups, start=first_number):
+        parts = tuple(part for part, _ in group)
+        digests = [digest for _, of_part in group for digest in of_part]
+        yield PlannedUnit(
+            number=number, unit_id=unit_id_of(parts, settings_digest, digests), parts=parts
+        )
+
+
+def _groups(
+    videos: Iterable[Row],
+    *,
+    unit_len_s: float,
+    edges_of: Callable[[Row], Sequence[int]],
+    digests_of: Callable[[Row], Sequence[str]],
+) -> Iterator[list[tuple[Part, Sequence[str]]]]:
+    """The parts of each unit, with the digests of what belongs to them."""
+    group: list[tuple[Part, Sequence[str]]] = []
+    filled_s = 0.0
     for row in videos:
         duration_s = float(row["duration_s"] or 0.0)
-        if duration_s > unit_len_s:
-            groups.extend([part] for part in _parts_of_long(row, edges_of(row)))
-            filled_s = math.inf
-            continue
-        if filled_s + duration_s > unit_len_s:
-            groups.append([])
-            filled_s = 0.0
-        groups[-1].append(Part(uri=row["uri"], video_id=row["video_id"]))
-        filled_s += duration_s
-    return [
-        PlannedUnit(
-            number=number,
-            unit_id=unit_id_of(
-                parts, settings_digest, [d for part in parts for d in digests_of(part.uri)]
-            ),
-            parts=tuple(parts),
-        )
-        for number, parts in enumerate(groups, start=first_number)
-    ]
+        is_long = duration_s > unit_len_s
+        if group and (is_long or filled_s + duration_s > unit_len_s):
+            yield group
+            group, filled_s = [], 0.0
+        digests = digests_of(row)
+        if is_long:
+            yield from ([(part, digests)] for part in _parts_of_long(row, edges_of(row)))
+        else:
+            group.append((Part(uri=row["uri"], video_id=row["video_id"]), digests))
+            filled_s += duration_s
+    if group:
+        yield group
 
 
-def by_declared_pixels(
-    units: Iterable[PlannedUnit], videos: Mapping[str, Row]
-) -> list[PlannedUnit]:
+def by_declared_pixels(units: PlannedUnits, videos: VideoRows) -> PlannedUnits:
     """Units in the order they are handed out: most declared pixels first, then by number.
 
     Args:
         units: What is to be done.
-        videos: Rows of `videos` by URI.
+        videos: Rows of `videos`.
     """
+    places, parts = units.parts()
+    pixels = np.bincount(places, _declared_pixels(parts, videos), minlength=len(units))
+    return units.take(np.lexsort([units.numbers, -pixels]))
 
-    def pixels(unit: PlannedUnit) -> float:
-        return sum(_declared_pixels(part, videos[part.uri]) for part in unit.parts)
 
-    return sorted(units, key=lambda unit: (-pixels(unit), unit.number))
+def longest_whole_s(units: PlannedUnits, videos: VideoRows) -> float:
+    """Length of the longest file that is a unit by itself, uncut; 0 when there is none."""
+    places, parts = units.parts()
+    is_whole = pc.and_(parts.field("start_tick").is_null(), parts.field("end_tick").is_null())
+    is_alone = np.bincount(places, minlength=len(units))[places] == 1
+    uris = parts.field("uri").filter(pc.and_(is_whole, pa.array(is_alone)))
+    lengths_s = _numbers(videos.columns_of(uris, ["duration_s"]), "duration_s")
+    return float(lengths_s.max(initial=0.0))
 
 
 def _parts_of_long(row: Row, edges: Sequence[int]) -> list[Part]:
@@ -126,17 +172,36 @@ def _parts_of_long(row: Row, edges: Sequence[int]) -> list[Part]:
     ]
 
 
-def _declared_pixels(part: Part, row: Row) -> float:
-    pixels = float(row["width"] or 0) * float(row["height"] or 0)
-    frames = float(row["num_frames_declared"] or row["num_packets"] or 0)
-    if part.start_tick is None and part.end_tick is None:
-        return pixels * frames
-    duration_s = float(row["duration_s"] or 0.0)
-    time_base = float(Fraction(row["time_base"]))
-    first_s = 0.0
-    if part.start_tick is not None:
-        first_s = (part.start_tick - int(row["start_tick"] or 0)) * time_base
-    last_s = duration_s
-    if part.end_tick is not None:
-        last_s = (part.end_tick - int(row["start_tick"] or 0)) * time_base
-    return pixels * frames * (last_s - first_s) / duration_s if duration_s else pixels * frames
+def _declared_pixels(parts: pa.StructArray, videos: VideoRows) -> NDArray[np.float64]:
+    """Pixels that the headers declare for each part."""
+    names = (
+        *("width", "height", "num_frames_declared", "num_packets", "duration_s"),
+        *("start_tick", "time_base"),
+    )
+    found = videos.columns_of(parts.field("uri"), names)
+    width, height, declared, packets, duration_s, first_tick = (
+        _numbers(found, name) for name in names[:-1]
+    )
+    pixels = width * height * np.where(declared > 0, declared, packets)
+    time_bases = found["time_base"].combine_chunks().dictionary_encode()
+    seconds = [float(Fraction(text)) for text in time_bases.dictionary.to_pylist()]
+    tick_s = np.array([*seconds, 0.0])[time_bases.indices.fill_null(-1).to_numpy()]
+    spans_s = [np.zeros(len(parts)), duration_s]
+    for index, name in enumerate(("start_tick", "end_tick")):
+        ticks = parts.field(name)
+        known_s = (ticks.fill_null(0).to_numpy() - first_tick) * tick_s
+        spans_s[index] = np.where(ticks.is_null(), spans_s[index], known_s)
+    is_cut = pc.or_(parts.field("start_tick").is_valid(), parts.field("end_tick").is_valid())
+    share = np.divide(
+        spans_s[1] - spans_s[0],
+        duration_s,
+        out=np.ones(len(parts)),
+        where=is_cut.to_numpy(zero_copy_only=False) & (duration_s > 0),
+    )
+    return pixels * share
+
+
+def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
+    """A column of numbers; what is not known counts as 0."""
+    column = pc.fill_null(table[name].cast(pa.float64(), safe=False), 0.0)
+    return np.asarray(column.to_numpy(), np.float64)

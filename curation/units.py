@@ -7,7 +7,7 @@ process of its own, those that kill it are recorded as quarantined, the others a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from manifests.dataset import Dataset
 from manifests.embodiment import load_embodiment
 from manifests.errors import ConfigError, EgodojoError
+from manifests.planned import PlannedUnits
 from manifests.records import NOTE_STAGES, WORKER_DIED_STAGE, PlannedUnit, UnitProblem
 from manifests.writer import Writer
 from pipeline.outcome import Outcome
@@ -22,7 +23,7 @@ from pipeline.progress import Progress
 from pipeline.runner import Engine, run_isolated, run_units
 
 from .config import CurateConfig
-from .planning import VideoRows, by_declared_pixels
+from .planning import VideoRows, by_declared_pixels, longest_whole_s
 from .task import UnitResult, UnitTask
 from .work import curate_unit
 
@@ -60,7 +61,7 @@ def finish_units(run: UnitRun) -> int:
     """
     videos = VideoRows(run.dataset.table("videos"))
     pending = by_declared_pixels(run.dataset.pending_units(), videos)
-    if not pending:
+    if not len(pending):
         return 0
     progress = _Units(run=run, videos=videos, num_pending=len(pending))
     try:
@@ -77,13 +78,13 @@ class _Units:
     """The units of one run on their way to the tables."""
 
     run: UnitRun
-    videos: Mapping[str, dict[str, Any]]
+    videos: VideoRows
     num_pending: int
     num_begun: int = 0
     num_raised_in_a_row: int = 0
     raised: list[tuple[int, str]] = field(default_factory=list)
 
-    def work(self, pending: Sequence[PlannedUnit], bar: Progress) -> None:
+    def work(self, pending: PlannedUnits, bar: Progress) -> None:
         config, doomed = self.run.config, list[Outcome[UnitTask]]()
         limit_s = time_limit_s(self.run, pending, self.videos)
         outcomes = run_units(
@@ -121,7 +122,7 @@ class _Units:
             hint="The others are committed. Remove the cause and rerun the same command.",
         )
 
-    def _tasks(self, pending: Sequence[PlannedUnit]) -> Iterator[UnitTask]:
+    def _tasks(self, pending: PlannedUnits) -> Iterator[UnitTask]:
         for unit in pending:
             if self.num_raised_in_a_row >= GIVE_UP_AFTER:
                 return
@@ -148,20 +149,12 @@ class _Units:
         log.info("unit %d: %d clips in %.1f s", number, len(outcome.result.clips), outcome.seconds)
 
 
-def time_limit_s(
-    run: UnitRun, units: Sequence[PlannedUnit], videos: Mapping[str, Mapping[str, Any]]
-) -> float:
+def time_limit_s(run: UnitRun, units: PlannedUnits, videos: VideoRows) -> float:
     """The limit of an attempt: `timeout_s` for `unit_len_s` of video, more for a longer unit.
 
     Only a file without an index makes one: it cannot be cut, and four hours of it take their time.
     """
-    whole_s = (
-        float(videos[unit.parts[0].uri]["duration_s"] or 0.0)
-        for unit in units
-        if len(unit.parts) == 1
-        and (unit.parts[0].start_tick, unit.parts[0].end_tick) == (None,) * 2
-    )
-    longest_s = max(whole_s, default=0.0)
+    longest_s = longest_whole_s(units, videos)
     return run.config.timeout_s * max(1.0, longest_s / run.dataset.settings.unit_len_s)
 
 

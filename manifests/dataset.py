@@ -14,7 +14,8 @@ import pyarrow.dataset as pads
 from . import rows, schema, storage, tables, views
 from .errors import ConfigError, DatasetError
 from .locations import Location, ObjectPath, location
-from .records import Clip, PlannedUnit
+from .planned import PlannedUnits
+from .records import Clip
 from .settings import (
     SETTINGS_FILE,
     DatasetSettings,
@@ -250,12 +251,14 @@ class Dataset:
             )
         return Clip.from_row(listed[0])
 
-    def pending_units(self) -> list[PlannedUnit]:
+    def pending_units(self) -> PlannedUnits:
         """Planned units without a row in `units`, by number: what is left to do."""
-        found = self._query(
-            "SELECT * FROM plan WHERE unit_id NOT IN (SELECT unit_id FROM units) ORDER BY number"
+        return PlannedUnits(
+            self._query(
+                "SELECT * FROM plan WHERE unit_id NOT IN (SELECT unit_id FROM units) "
+                "ORDER BY number"
+            )
         )
-        return [PlannedUnit.from_row(row) for row in found.to_pylist()]
 
     def first_free_number(self) -> int:
         """The number of the next unit or shard: never one that was used, even by a deleted shard.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ _SHARD = re.compile(r"(clips-[0-9]+)(?:\.tar|\.idx\.parquet)\Z")
 _TEMPORARY = re.compile(r".+\.tmp-([0-9a-f]+)\Z")
 
 Row = Mapping[str, Any]
+_ROWS_AT_ONCE = 4096
 MERGE_EVERY = 100
 """Commits of units after which the files of `clips` and `units` are merged."""
 MERGED_BYTES = 16 * 2**20
@@ -89,16 +91,20 @@ class Writer:
             with self.commit("videos") as table:
                 tables.replace_where(table, _checked("videos", videos), column="uri", values=uris)
 
-    def append_plan(self, planned: Sequence[Row | PlannedUnit]) -> None:
+    def append_plan(self, planned: Iterable[Row | PlannedUnit]) -> None:
         """Append rows of `plan`, in one commit, before any of their work begins.
 
         Raises:
             DatasetError: A unit that is planned already.
         """
-        listed = [unit.row() if isinstance(unit, PlannedUnit) else unit for unit in planned]
-        ids = [row["unit_id"] for row in listed]
+        listed = (unit.row() if isinstance(unit, PlannedUnit) else unit for unit in planned)
+        chunks = []
+        while chunk := list(itertools.islice(listed, _ROWS_AT_ONCE)):
+            chunks.append(_checked("plan", chunk))
+        plan = pa.concat_tables(chunks) if chunks else schema.PLAN.empty_table()
+        ids = plan.column("unit_id").to_pylist()
         _refuse_known(ids, self._planned, "planned")
-        self._append("plan", listed)
+        self._append("plan", plan)
         self._planned.update(ids)
 
     def commit_units(self, results: Sequence[tuple[Row, Sequence[Row]]]) -> None:
@@ -229,9 +235,9 @@ def _checked(name: str, batch: Sequence[Row] | pa.Table) -> pa.Table:
 
 
 def _refuse_known(ids: Sequence[str], known: set[str], what: str) -> None:
-    seen = set(known)
+    seen: set[str] = set()
     for unit_id in ids:
-        if unit_id in seen:
+        if unit_id in known or unit_id in seen:
             raise DatasetError(
                 f"Unit {unit_id} is {what} already.", hint="Each unit is committed once."
             )

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
-from curation.planning import by_declared_pixels, plan_units, select_videos
-from manifests.records import PlannedUnit
+from curation.planning import (
+    VideoRows,
+    by_declared_pixels,
+    longest_whole_s,
+    plan_units,
+    select_videos,
+)
+from manifests import schema
+from manifests.planned import PlannedUnits
+from manifests.records import Part, PlannedUnit
+from manifests.rows import rows_of
 
 
 def video(uri: str, duration_s: float = 10.0, **columns: Any) -> dict[str, Any]:
@@ -33,9 +45,18 @@ def plan(videos: Sequence[dict[str, Any]], **options: Any) -> list[PlannedUnit]:
         "first_number": 0,
         "settings_digest": "d",
         "edges_of": lambda row: [900, 1800],
-        "digests_of": lambda uri: [],
+        "digests_of": lambda row: [],
     }
-    return plan_units(videos, **{**given, **options})
+    return list(plan_units(videos, **{**given, **options}))
+
+
+def selected(videos: Sequence[dict[str, Any]], planned_ids: Sequence[str] = ()) -> list[Any]:
+    table = pa.Table.from_pylist(list(videos))
+    return list(rows_of(select_videos(table, pa.array(planned_ids, pa.string()))))
+
+
+def columns(units: Sequence[PlannedUnit]) -> PlannedUnits:
+    return PlannedUnits(pa.Table.from_pylist([unit.row() for unit in units], schema=schema.PLAN))
 
 
 def uris(units: Sequence[PlannedUnit]) -> list[list[str]]:
@@ -75,13 +96,14 @@ def test_selection_skips_unreadable_planned_and_equal_files() -> None:
         video("c", state="unreadable", video_id=None),
         video("e"),
     ]
-    assert [row["uri"] for row in select_videos(videos, {"old"})] == ["b", "e"]
+    assert [row["uri"] for row in selected(videos, ["old"])] == ["b", "e"]
 
 
 def test_the_plan_does_not_depend_on_the_order_of_the_rows() -> None:
     videos = [video(name, 12.0) for name in "dbace"]
-    first = plan(select_videos(videos, ()))
-    assert first == plan(select_videos(videos[::-1], ()))
+    first = plan(selected(videos))
+    assert first == plan(selected(videos[::-1]))
+    assert plan(selected(videos, [f"id-{name}" for name in "dbace"])) == []
 
 
 def test_unit_ids_depend_on_parts_settings_and_sidecars_only() -> None:
@@ -90,15 +112,68 @@ def test_unit_ids_depend_on_parts_settings_and_sidecars_only() -> None:
     assert len(base.unit_id) == 24
     (later,) = plan(videos, first_number=7)
     assert (later.unit_id, later.number, later.shard) == (base.unit_id, 7, "clips-000007")
-    for change in ({"settings_digest": "e"}, {"digests_of": lambda uri: ["x"]}):
+    for change in ({"settings_digest": "e"}, {"digests_of": lambda row: ["x"]}):
         assert plan(videos, **change)[0].unit_id != base.unit_id
 
 
 def test_units_with_most_declared_pixels_are_handed_out_first() -> None:
     videos = [video("a", 30), video("b", 30, width=1920, height=1080), video("c", 95)]
     units = plan(videos, edges_of=lambda uri: [1800, 2700])
-    order = by_declared_pixels(units, {row["uri"]: row for row in videos})
+    order = by_declared_pixels(columns(units), VideoRows(pa.Table.from_pylist(videos)))
     assert [unit.number for unit in order] == [1, 2, 0, 3, 4]
+
+
+def declared_pixels(part: Part, row: dict[str, Any]) -> float:
+    """What a header declares for a part, one part at a time."""
+    pixels = (row["width"] or 0) * (row["height"] or 0)
+    pixels *= row["num_frames_declared"] or row["num_packets"] or 0
+    if (part.start_tick, part.end_tick) == (None, None) or not row["duration_s"]:
+        return float(pixels)
+    first, time_base = row["start_tick"] or 0, float(Fraction(row["time_base"]))
+    start_s = 0.0 if part.start_tick is None else (part.start_tick - first) * time_base
+    end_s = row["duration_s"] if part.end_tick is None else (part.end_tick - first) * time_base
+    return float(pixels * (end_s - start_s) / row["duration_s"])
+
+
+def test_the_order_is_that_of_one_part_at_a_time_whatever_is_not_known() -> None:
+    rng = np.random.default_rng(0)
+    missing = {
+        *("width", "height", "num_frames_declared", "num_packets", "duration_s", "start_tick"),
+    }
+    videos = []
+    for n in range(60):
+        row = video(f"{n:02d}", float(rng.integers(1, 200)), width=int(rng.integers(2, 2000)))
+        row |= {"time_base": ["1/30", "1001/30000"][n % 2], "start_tick": int(rng.integers(99))}
+        videos.append(row | {name: None for name in missing if rng.random() < 0.1})
+    units = plan(videos, edges_of=lambda row: [900, 1800])
+    by_uri = {row["uri"]: row for row in videos}
+    wanted = sorted(
+        units,
+        key=lambda unit: (
+            -round(sum(declared_pixels(part, by_uri[part.uri]) for part in unit.parts), 3),
+            unit.number,
+        ),
+    )
+    rows = VideoRows(pa.Table.from_pylist(videos))
+    ordered = by_declared_pixels(columns(units), rows)
+    assert len(ordered) == len(units) > 60
+    assert [unit.number for unit in ordered] == [unit.number for unit in wanted]
+    uncut = [
+        u.parts[0] for u in units if len(u.parts) == 1 and u.parts[0].row()["end_tick"] is None
+    ]
+    whole = [by_uri[p.uri]["duration_s"] or 0.0 for p in uncut if p.start_tick is None]
+    assert longest_whole_s(columns(units), rows) == max(whole)
+
+
+def test_rows_of_videos_are_found_by_uri() -> None:
+    videos = [video(uri) for uri in ("b", "ä/\U0001f3a5", "a", "")]
+    rows = VideoRows(pa.Table.from_pylist(videos))
+    assert [rows[row["uri"]] for row in videos] == videos
+    assert (list(rows), len(rows)) == (["b", "ä/\U0001f3a5", "a", ""], 4)
+    with pytest.raises(KeyError, match="c"):
+        rows["c"]
+    with pytest.raises(KeyError, match="c"):
+        rows.columns_of(pa.array(["a", "c"]), ["width"])
 
 
 @pytest.mark.parametrize("duration_s", [None, 0.0])

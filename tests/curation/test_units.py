@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from footage import SMALL
 
@@ -16,13 +17,14 @@ from curation import units
 from curation.config import CurateConfig
 from curation.curate import CurateRequest, prepare
 from curation.ingest import ProbeTask, probe_inputs
-from curation.planning import plan_units, select_videos
+from curation.planning import VideoRows, plan_units, select_videos
 from curation.task import UnitResult, UnitTask
 from curation.units import UnitRun, finish_units, make_task, quarantine, time_limit_s
 from curation.work import curate_unit
 from manifests import tables
 from manifests.dataset import Dataset
 from manifests.errors import EgodojoError
+from manifests.rows import rows_of
 from manifests.validate import validate
 from manifests.writer import Writer
 from pipeline.outcome import Outcome
@@ -69,15 +71,15 @@ def planned(tmp_path: Path, names: list[str], *, unit_len_s: float) -> tuple[Dat
 
 def fill_plan(dataset: Dataset, writer: Writer, uris: tuple[str, ...]) -> None:
     writer.append_videos(probe_inputs(ProbeTask(uris=uris, source="s", embodiment="unknown")))
-    rows = select_videos(dataset.table("videos").to_pylist(), ())
+    videos = select_videos(dataset.table("videos"), pa.array([], pa.string()))
     writer.append_plan(
         plan_units(
-            rows,
+            rows_of(videos),
             unit_len_s=dataset.settings.unit_len_s,
             first_number=0,
             settings_digest=dataset.settings.digest,
             edges_of=lambda row: [],
-            digests_of=lambda uri: [],
+            digests_of=lambda row: [],
         )
     )
 
@@ -214,14 +216,15 @@ def test_a_long_file_that_cannot_be_cut_is_given_its_time(tmp_path: Path) -> Non
     with dataset.writer("test") as writer:
         fill_plan(dataset, writer, prepared.inputs.uris)
         run = unit_run(dataset, writer)
-        videos = {row["uri"]: row for row in dataset.table("videos").to_pylist()}
+        table = dataset.table("videos")
         pending = dataset.pending_units()
+    videos = VideoRows(table)
     limit_s, seconds = run.config.timeout_s, videos[prepared.inputs.uris[1]]["duration_s"]
     assert seconds > 1
     assert time_limit_s(run, pending, videos) == pytest.approx(limit_s * seconds / 0.5)
-    for row in videos.values():
-        row["duration_s"] = 0.4
-    assert time_limit_s(run, pending, videos) == limit_s
+    place = table.schema.get_field_index("duration_s")
+    short = table.set_column(place, "duration_s", pa.array([0.4] * table.num_rows))
+    assert time_limit_s(run, pending, VideoRows(short)) == limit_s
 
 
 def test_files_of_tables_are_merged_now_and_then(

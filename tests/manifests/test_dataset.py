@@ -210,7 +210,7 @@ def test_a_unit_is_committed_once_and_only_as_planned(tmp_path: Path) -> None:
             writer.append_plan([first])
         assert contents(dataset) == before
         writer.append_plan([unit])
-        assert dataset.pending_units() == [unit]
+        assert list(dataset.pending_units()) == [unit]
         for bad, words in (
             ((unit_row(unit, []), [clip]), "counts 0 written and 0 gated clips, its rows 1 and 0"),
             ((unit_row(unit, [clip]), [{**clip, "shard": None}]), "does not fit unit 1"),
@@ -224,7 +224,7 @@ def test_a_unit_is_committed_once_and_only_as_planned(tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match="is finished already"):
             writer.commit_units([good, good])
         writer.commit_units([good])
-    assert dataset.pending_units() == []
+    assert list(dataset.pending_units()) == []
 
 
 def test_nothing_is_written_after_a_failed_commit(
