@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -365,6 +366,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="keep made videos and answers here")
     parser.add_argument("--without-real", action="store_true", help="only the spliced videos")
     options = parser.parse_args()
+    if importlib.util.find_spec("scenedetect") is None:
+        parser.error("PySceneDetect is missing: pip install egodojo[bench]")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory(prefix="egodojo-cuts-") as folder:
         work = options.work or Path(folder)

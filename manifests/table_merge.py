@@ -12,6 +12,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from deltalake import DeltaTable
 from . import storage, tables
 from .errors import StorageError
 
-_GROUP_BYTES = 4 << 20
+_GROUP_BYTES = 2 << 20
 _ROWS_AT_ONCE = 1024
 
 
@@ -47,7 +48,8 @@ def merge_small_files(table: DeltaTable, folder: Path, *, limit_bytes: int) -> b
         return False
     merged = folder / f"part-merged-{uuid.uuid4()}.snappy.parquet"
     try:
-        num_rows = _write_merged(merged, list(small), tables.schema_of(table))
+        with _plain_memory():
+            num_rows = _write_merged(merged, list(small), tables.schema_of(table))
         actions = _actions(small, merged, num_rows)
         text = "\n".join(json.dumps(action, separators=(",", ":")) for action in actions)
         log = folder / "_delta_log" / f"{table.version() + 1:020d}.json"
@@ -59,8 +61,6 @@ def merge_small_files(table: DeltaTable, folder: Path, *, limit_bytes: int) -> b
             f"{' '.join(str(error).split())}",
             hint="Check free space and permissions, then rerun the command: it goes on.",
         ) from error
-    finally:
-        pa.default_memory_pool().release_unused()
     if not is_done:
         merged.unlink(missing_ok=True)
     tables.refresh(table)
@@ -109,13 +109,26 @@ def _batches(file: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
 def _groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
     """Rows of one row group each: what a reader and the writer hold in memory at a time."""
     held: list[pa.RecordBatch] = []
+    num_bytes = 0
     for batch in batches:
         held.append(batch)
-        if sum(batch.nbytes for batch in held) >= _GROUP_BYTES:
+        num_bytes += batch.nbytes
+        if num_bytes >= _GROUP_BYTES:
             yield pa.Table.from_batches(held, schema)
-            held = []
+            held, num_bytes = [], 0
     if held:
         yield pa.Table.from_batches(held, schema)
+
+
+@contextmanager
+def _plain_memory() -> Iterator[None]:
+    """Arrow takes memory from the system alone: its own pool keeps 30 MB of what passed through."""
+    usual = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(usual)
 
 
 def _actions(small: dict[Path, int], merged: Path, num_rows: int) -> Iterator[dict[str, Any]]:
