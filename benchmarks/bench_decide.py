@@ -19,7 +19,6 @@ import argparse
 import hashlib
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -31,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from common import arguments, cpu_seconds, report, spread
+from common import arguments, cpu_seconds, own_peak_mb, report, spread
 
 from manifests import schema, tables
 from manifests.dataset import Dataset, DatasetSettings
@@ -186,14 +185,14 @@ def measure(path: Path, num_repeats: int) -> dict[str, Any]:
     for number in range(num_repeats):
         recipe = load_recipe((AGAIN, RECIPE)[number % 2])
         lap("decide_again", partial(decide, dataset, recipe))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak_mib = own_peak_mb()
     for _ in range(num_repeats):
         lap("stats", lambda: stats(Dataset.open(path)))
     summary = stats(dataset)
     return {
         "num_kept": summary["clips"]["num_kept"],
-        "peak_decide_mib": round(peak / 1024),
-        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_decide_mib": round(peak_mib),
+        "peak_mib": round(own_peak_mb()),
         **{
             name: {key: spread([lap[key] for lap in found]) for key in found[0]}
             for name, found in laps.items()

@@ -6,7 +6,6 @@ Both videos repeat the packets of one ten-second encode, so they differ in lengt
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-from common import arguments, report
+from common import arguments, own_peak_mb, report
 
 from manifests.settings import EncodeSettings
 from pipeline.shards import ShardWriter
@@ -61,7 +60,7 @@ def work(path: Path) -> None:
                 encoder, first = ClipEncoder(settings, facts.fps, facts.time_base), frame.tick
             encoder.add(scaler.scale(frame), frame.tick - first, frame.duration)
         shard.finish()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(own_peak_mb())
 
 
 def measure(path: Path) -> dict[str, float]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_decode_memory import lengthen
-from common import arguments, report, spread
+from common import arguments, own_peak_mb, report, spread
 
 from curation.ingest import probe_input
 from curation.planning import plan_units
@@ -75,7 +74,7 @@ def step(name: str, path: Path, row: dict[str, Any] | None, number: int) -> dict
     return {
         "cpu_s": time.process_time() - cpu,
         "read_mb": round((bytes_read() - read) / 1e6, 2),
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "peak_mb": round(own_peak_mb(), 1),
         "made": made,
     }
 

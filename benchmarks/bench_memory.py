@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from bench_decode_memory import LONG_S, LOOP_S, SHORT_S, lengthen
-from common import arguments, report
+from common import arguments, own_peak_mb, report
 
 from pipeline.testing import make_video
 
@@ -63,13 +63,6 @@ def curate_one(video: Path, out: Path) -> None:
             }
         )
     )
-
-
-def own_peak_mb() -> float:
-    """Peak resident memory of this program; `getrusage` also counts the process that started it."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    (words,) = (line.split() for line in lines if line.startswith("VmHWM:"))
-    return int(words[1]) / 1024
 
 
 def measure(seconds: int, loop: Path, folder: Path) -> dict[str, float]:

@@ -50,6 +50,13 @@ def cpu_seconds() -> float:
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
+def own_peak_mb() -> float:
+    """Peak resident memory of this program; `getrusage` also counts the process that started it."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    (words,) = (line.split() for line in lines if line.startswith("VmHWM:"))
+    return int(words[1]) / 1024
+
+
 def killed_after(words: Sequence[str], wait_s: float) -> bool:
     """Start a command and SIGKILL it after `wait_s`; False when it had ended before, and well."""
     child = subprocess.Popen(words, start_new_session=True)

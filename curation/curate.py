@@ -213,6 +213,8 @@ class _Curation:
                 )
             )
             self._work(writer, record)
+            with record.timed("tidy"):
+                writer.tidy()
             with record.timed("dedup"):
                 self._dedup()
             with record.timed("decide"):

@@ -16,7 +16,7 @@ from . import rows, schema, tables
 from .deletion import Deleted, finish_deletion, journal_path
 from .errors import DatasetError
 from .records import UNIT_STATES, PlannedUnit
-from .table_merge import merge_small_files
+from .table_merge import Merge, merge_small_files
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -30,10 +30,14 @@ _TEMPORARY = re.compile(r".+\.tmp-([0-9a-f]+)\Z")
 
 Row = Mapping[str, Any]
 _ROWS_AT_ONCE = 4096
-MERGE_EVERY = 100
-"""Commits of units after which the files of `clips` and `units` are merged."""
-MERGED_BYTES = 16 * 2**20
-"""Larger files are left as they are, so that merging takes neither long nor much memory."""
+MERGE_EVERY = 50
+"""Commits to `clips`, `units` or `videos` after which the files of the table are merged."""
+MERGED = Merge(file_bytes=4 * 2**20, group_bytes=2**20)
+"""While a run works: small, so that merging takes neither long nor much memory."""
+TIDIED = Merge(file_bytes=96 * 2**20, group_bytes=16 * 2**20, min_files=8)
+"""When a run has ended: large, so that whoever reads the tables opens few files."""
+_COMPACTED_BYTES = 16 * 2**20
+_GROWING = ("videos", "clips", "units")
 
 
 class Writer:
@@ -49,7 +53,7 @@ class Writer:
         self._has_failed = False
         self._planned: set[str] = set()
         self._finished: set[str] = set()
-        self._num_commits = 0
+        self._num_commits = dict.fromkeys(_GROWING, 0)
         self.finished_deletion: Deleted | None = None
         """What was left to do of a killed `manifest delete`, done on entering."""
 
@@ -130,26 +134,40 @@ class Writer:
         with self.commit("units") as table:
             tables.append(table, units)
         self._finished.update(ids)
-        self._num_commits += 1
-        if self._num_commits % MERGE_EVERY == 0:
-            self._merge_files()
-
-    def _merge_files(self) -> None:
-        """Keep commits cheap: their cost, in time and memory, grows with the number of files."""
         for name in ("clips", "units"):
+            self._merge_now_and_then(name)
+
+    def tidy(self) -> None:
+        """Leave the tables that grew as few large files, which are read in a third of the time.
+
+        Of tables on object storage nothing is left to do: they were compacted on the way.
+        """
+        for name in _GROWING:
             path = self._dataset.path / "catalog" / name
-            with self.commit(name) as table:
-                if isinstance(path, Path):
-                    merge_small_files(table, path, limit_bytes=MERGED_BYTES)
-                else:
-                    tables.compact(table, target_bytes=MERGED_BYTES)
-            self._dataset._tables[name] = tables.open_table(path)
+            if isinstance(path, Path):
+                with self.commit(name) as table:
+                    merge_small_files(table, path, TIDIED)
+
+    def _merge_now_and_then(self, name: str) -> None:
+        """Keep commits cheap: their cost, in time and memory, grows with their number."""
+        self._num_commits[name] += 1
+        if self._num_commits[name] % MERGE_EVERY:
+            return
+        path = self._dataset.path / "catalog" / name
+        with self.commit(name) as table:
+            if isinstance(path, Path):
+                merge_small_files(table, path, MERGED)
+            else:
+                tables.compact(table, target_bytes=_COMPACTED_BYTES)
+        self._dataset._tables[name] = tables.open_table(path)
 
     def _append(self, name: str, batch: Sequence[Row] | pa.Table) -> None:
         checked = _checked(name, batch)
         if checked.num_rows:
             with self.commit(name) as table:
                 tables.append(table, checked, merge_schema=name == "videos")
+            if name in _GROWING:
+                self._merge_now_and_then(name)
 
     @contextmanager
     def commit(self, name: str) -> Iterator[DeltaTable]:

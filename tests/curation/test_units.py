@@ -25,6 +25,7 @@ from manifests import tables
 from manifests.dataset import Dataset
 from manifests.errors import EgodojoError
 from manifests.rows import rows_of
+from manifests.table_merge import Merge
 from manifests.validate import validate
 from manifests.writer import Writer
 from pipeline.outcome import Outcome
@@ -230,14 +231,21 @@ def test_a_long_file_that_cannot_be_cut_is_given_its_time(tmp_path: Path) -> Non
 def test_files_of_tables_are_merged_now_and_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def num_files() -> dict[str, int]:
+        opened = {name: tables.open_table(catalog / name) for name in ("clips", "units")}
+        return {name: len(tables.live_files(table)) for name, table in opened.items()}
+
     monkeypatch.setattr("manifests.writer.MERGE_EVERY", 2)
+    catalog = tmp_path / "ds" / "catalog"
     dataset, prepared = planned(tmp_path, [f"{n}.mp4" for n in "abcde"], unit_len_s=1)
     with dataset.writer("test") as writer:
         fill_plan(dataset, writer, prepared.inputs.uris)
         assert finish_units(unit_run(dataset, writer)) == 5
-    for name in ("clips", "units"):
-        assert len([*(tmp_path / "ds" / "catalog" / name).glob("*.parquet")]) > 3
-        table = tables.open_table(tmp_path / "ds" / "catalog" / name)
-        assert len(tables.live_files(table)) <= 3
-        assert tables.dataset_of(table).count_rows() == 5
+        assert num_files() == {"clips": 2, "units": 2}
+        writer.tidy()
+        assert num_files() == {"clips": 2, "units": 2}  # so few are left alone
+        monkeypatch.setattr("manifests.writer.TIDIED", Merge(file_bytes=1 << 20, group_bytes=1))
+        writer.tidy()
+        assert num_files() == {"clips": 1, "units": 1}
+        assert dataset.table("clips").num_rows == 5
     assert validate(Dataset.open(tmp_path / "ds")) == []

@@ -10,7 +10,7 @@ import pytest
 
 from manifests import storage, table_merge, tables
 from manifests.errors import StorageError
-from manifests.table_merge import merge_small_files
+from manifests.table_merge import Merge, merge_small_files
 
 SCHEMA = pa.schema(
     [
@@ -19,6 +19,7 @@ SCHEMA = pa.schema(
         ("parts", pa.list_(pa.struct([("uri", pa.string()), ("tick", pa.int64())]))),
     ]
 )
+SMALL = Merge(file_bytes=1 << 20, group_bytes=1 << 20)
 LARGER = pa.schema([*SCHEMA, pa.field("score", pa.float64())])
 
 
@@ -61,13 +62,13 @@ def test_no_row_changes_and_older_versions_stay(folder: Path) -> None:
     assert [row["score"] for row in before[19:22]] == [None, 10.0, 10.5]
     table = tables.open_table(folder)
     version = table.version()
-    assert merge_small_files(table, folder, limit_bytes=1 << 20)
+    assert merge_small_files(table, folder, SMALL)
     assert table.version() == version + 1
     for opened in (table, tables.open_table(folder)):
         assert len(tables.live_files(opened)) == 1
     assert contents(folder) == before
     assert contents(folder, version) == before
-    assert not merge_small_files(table, folder, limit_bytes=1 << 20)  # one file is no work
+    assert not merge_small_files(table, folder, SMALL)  # one file is no work
     tables.append(table, rows(50, 3, LARGER))
     assert [row["clip_id"] for row in contents(folder)] == [f"{n:024x}" for n in range(53)]
     tables.compact(table)  # delta-rs takes the commit for one of its own
@@ -79,7 +80,7 @@ def test_large_files_are_left_alone(folder: Path) -> None:
     tables.append(table, rows(50, 20_000, LARGER))
     sizes = {Path(file): Path(file).stat().st_size for file in tables.live_files(table)}
     large = max(sizes, key=lambda path: sizes[path])
-    assert merge_small_files(table, folder, limit_bytes=sizes[large])
+    assert merge_small_files(table, folder, Merge(file_bytes=sizes[large], group_bytes=1 << 20))
     assert str(large) in tables.live_files(table)
     assert len(tables.live_files(table)) == 2
     assert len(contents(folder)) == 20_050
@@ -87,12 +88,26 @@ def test_large_files_are_left_alone(folder: Path) -> None:
 
 def test_rows_are_held_some_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table_merge, "_ROWS_AT_ONCE", 4)
-    monkeypatch.setattr(table_merge, "_GROUP_BYTES", 1)
     before, table = contents(folder), tables.open_table(folder)
-    assert merge_small_files(table, folder, limit_bytes=1 << 20)
+    assert merge_small_files(table, folder, Merge(file_bytes=1 << 20, group_bytes=1))
     (merged,) = tables.live_files(table)
     groups = pq.ParquetFile(merged).metadata
     assert max(groups.row_group(n).num_rows for n in range(groups.num_row_groups)) == 4
+    assert contents(folder) == before
+
+
+def test_a_file_ends_when_it_is_large_enough_and_few_files_are_left(folder: Path) -> None:
+    table = tables.open_table(folder)
+    for number in range(5, 20):
+        tables.append(table, rows(10 * number, 10, LARGER))
+    before = contents(folder)
+    many = Merge(file_bytes=1 << 20, group_bytes=1, min_files=21)
+    assert not merge_small_files(table, folder, many)
+    size = max(Path(file).stat().st_size for file in tables.live_files(table)) + 1
+    assert merge_small_files(table, folder, Merge(file_bytes=size, group_bytes=1, min_files=20))
+    made = [Path(file) for file in tables.live_files(table)]
+    assert 1 < len(made) < 20
+    assert sum(file.stat().st_size >= size for file in made) >= len(made) - 1
     assert contents(folder) == before
 
 
@@ -107,11 +122,11 @@ def test_when_somebody_else_commits_meanwhile_nothing_happens(
         return storage.write_new(log, data)
 
     monkeypatch.setattr(table_merge, "storage", type("Late", (), {"write_new": staticmethod(late)}))
-    assert not merge_small_files(table, folder, limit_bytes=1 << 20)
+    assert not merge_small_files(table, folder, SMALL)
     assert contents(folder)[:-1] == before
     assert len(parquet_files(folder) - files) == 1  # the other's
     monkeypatch.undo()
-    assert merge_small_files(table, folder, limit_bytes=1 << 20)
+    assert merge_small_files(table, folder, SMALL)
     assert contents(folder)[:-1] == before
 
 
@@ -125,6 +140,6 @@ def test_a_full_disk_is_said_in_a_sentence_and_leaves_the_table(
 
     monkeypatch.setattr(table_merge.os, "fsync", full)
     with pytest.raises(StorageError, match=r"The files of the table table at .* cannot be merged"):
-        merge_small_files(tables.open_table(folder), folder, limit_bytes=1 << 20)
+        merge_small_files(tables.open_table(folder), folder, SMALL)
     monkeypatch.undo()
     assert (contents(folder), parquet_files(folder)) == (before, files)
