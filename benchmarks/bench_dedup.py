@@ -26,10 +26,11 @@ import numpy as np
 from common import arguments, cpu_seconds, report
 from numpy.typing import NDArray
 
-from curation.candidates import Fingerprints, candidate_pairs
+from curation.candidates import candidate_pairs
 from curation.dedup import MAX_DISTANCE
 from curation.fingerprint import COLUMN, mirrored, steps_of
 from curation.matching import best_match, has_texture, smoothed
+from curation.prints import Fingerprints
 from manifests.dataset import Dataset
 
 Steps = NDArray[np.uint8]

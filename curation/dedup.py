@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 
 from manifests.config import digest
 from manifests.dataset import Dataset
+from manifests.errors import DatasetError
 
-from . import candidates, matching
-from .candidates import Fingerprints, Pairs, candidate_pairs
+from . import codes, matching, shelf
+from .candidates import Pairs, candidate_pairs
 from .clusters import FACTS, Alike, ClipFacts, Place, cluster, distance_limit, places_table
 from .fingerprint import COLUMN, NUM_FIELDS, STEPS_PER_S, mirrored
 from .matching import best_match, has_texture, smoothed
+from .prints import Fingerprints
 
 SCORE = "duplicates"
 MAX_DISTANCE = 0.12
@@ -93,6 +95,7 @@ def dedup(
 
     Raises:
         UsageError: A threshold that is not between 0 and 1.
+        DatasetError: More footage than one search takes.
     """
     dataset.check_writable()
     dataset.refresh()
@@ -133,7 +136,7 @@ def _settings_digest(limit: float) -> str:
     """Digest of all that the comparison of two clips depends on."""
     named = {
         f"{module.__name__.rpartition('.')[2]}.{name}": value
-        for module in (candidates, matching)
+        for module in (codes, matching)
         for name, value in vars(module).items()
         if name.isupper() and isinstance(value, (int, float, tuple))
     }
@@ -155,9 +158,15 @@ def _read(dataset: Dataset, file: IO[bytes]) -> tuple[pa.Table, Fingerprints]:
     schema = pa.schema([field for field in reader.schema if field.name != "words"])
     table = pa.Table.from_batches(facts, schema).combine_chunks()
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(table["num_steps"].to_numpy())])
+    if starts[-1] > shelf.MAX_STEPS:
+        raise DatasetError(
+            f"{dataset.path} has {starts[-1]} quarter seconds of fingerprints; one search takes "
+            f"{shelf.MAX_STEPS}.",
+            hint="Curate sources that cannot share footage into datasets of their own.",
+        )
     steps: NDArray[np.uint8] = np.empty((0, NUM_FIELDS), np.uint8)
     if starts[-1]:
-        steps = np.memmap(file, np.uint8, "r", shape=(int(starts[-1]), NUM_FIELDS))
+        steps = np.asarray(np.memmap(file, np.uint8, "r", shape=(int(starts[-1]), NUM_FIELDS)))
     return table, Fingerprints(steps=steps, starts=starts)
 
 

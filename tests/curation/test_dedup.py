@@ -7,6 +7,7 @@ import itertools
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,15 +17,17 @@ import pytest
 from dataset_helpers import SETTINGS, clip_row, planned_unit, unit_row, video_row
 from numpy.typing import NDArray
 
-from curation.candidates import Fingerprints, candidate_pairs
+from curation import candidates, codes, shelf
+from curation.candidates import candidate_pairs
 from curation.clusters import Alike, ClipFacts, cluster
 from curation.dedup import MAX_DISTANCE, dedup
 from curation.fingerprint import Fingerprint, mirrored, steps_of
-from curation.matching import best_match, has_texture, smoothed
+from curation.matching import Places, best_match, has_texture, roughly_alike, smoothed
+from curation.prints import Fingerprints
 from curation.small import SmallPicture, reduce_picture
 from manifests.dataset import Dataset
 from manifests.decide import decide
-from manifests.errors import UsageError
+from manifests.errors import DatasetError, UsageError
 from manifests.recipe import Recipe, Rule, load_recipe, recipe_names
 from pipeline.video import write_video
 
@@ -182,6 +185,100 @@ def test_candidates_of_new_clips_are_those_of_all_that_hold_a_new_one() -> None:
             assert found.tolist() == wanted
     nothing = candidate_pairs(prints, np.zeros(60, bool))
     assert [len(pairs) for pairs in nothing] == [0, 0]
+
+
+def mixed(seed: int, num_clips: int) -> Fingerprints:
+    """Takes in few rooms, of 1 to 15 s, a third of them copies: trimmed or mirrored."""
+    rng = np.random.default_rng(seed)
+    clips: list[Steps] = []
+    for number in range(num_clips):
+        if number % 3 == 2:
+            steps = copied(clips[int(rng.integers(number))], number)
+            steps = steps[len(steps) // 10 :] if number % 2 else steps
+            clips.append(mirrored(steps) if number % 4 == 0 else steps)
+        else:
+            clips.append(footage(number, rng.uniform(1, 15), scene=number % 4))
+    return Fingerprints.of(clips)
+
+
+def test_clips_of_all_lengths_are_compared_whichever_came_first() -> None:
+    prints = mixed(0, 90)
+    everything = candidate_pairs(prints, np.ones(90, bool))
+    assert [len(pairs) > 0 for pairs in everything] == [True, True]
+    wanted = {
+        (i, j, is_mirrored)
+        for i, j in itertools.combinations(range(90), 2)
+        for is_mirrored in (False, True)
+        if distance(prints[i], mirrored(prints[j]) if is_mirrored else prints[j]) <= MAX_DISTANCE
+    }
+    found = {
+        (i, j, is_mirrored)
+        for pairs, is_mirrored in zip(everything, (False, True), strict=True)
+        for i, j in pairs.tolist()
+    }
+    assert len(wanted) > 30
+    assert wanted <= found
+    assert len(found) < 3 * len(wanted)
+    is_new = np.random.default_rng(1).random(90) < 0.3
+    for some, whole in zip(candidate_pairs(prints, is_new), everything, strict=True):
+        assert some.tolist() == whole[is_new[whole].any(axis=1)].tolist()
+
+
+def test_candidates_do_not_depend_on_parts_of_files_and_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prints = mixed(1, 30)
+    wanted = [pairs.tolist() for pairs in candidate_pairs(prints, np.ones(30, bool))]
+    assert min(map(len, wanted)) > 0
+    monkeypatch.setattr(shelf, "_PART_RECORDS", 300)
+    monkeypatch.setattr(shelf, "_HITS_AT_ONCE", 7)
+    monkeypatch.setattr(codes, "_BLOCK_STEPS", 50)
+    monkeypatch.setattr(candidates, "available_cpus", lambda: 1)
+    assert shelf.Shelf(1, 1_000, files=ExitStack()).num_parts == 4
+    assert [pairs.tolist() for pairs in candidate_pairs(prints, np.ones(30, bool))] == wanted
+
+
+def test_hits_are_all_places_with_one_code() -> None:
+    rng = np.random.default_rng(0)
+    one, two = (np.sort(rng.integers(0, 20, n, np.uint64) << np.uint64(32)) for n in (50, 70))
+    one, two = one + np.arange(50, dtype=np.uint64), two + np.arange(70, dtype=np.uint64)
+    found = [pair for some in shelf.hits(one, two) for pair in zip(*map(list, some), strict=True)]
+    assert sorted(found) == [
+        (i, j) for i in range(50) for j in range(70) if int(one[i]) >> 32 == int(two[j]) >> 32
+    ]
+    assert list(shelf.hits(one[:0], two)) == list(shelf.hits(one, two[:0])) == []
+
+
+def test_a_look_at_few_steps_agrees_with_a_look_at_all() -> None:
+    """At the right shift copies pass, at others and with other takes they do not."""
+    clips = [footage(seed, 10, scene=seed % 3) for seed in range(30)]
+    copies = [copied(steps, seed)[5:] for seed, steps in enumerate(clips)]
+    prints = Fingerprints.of([*clips, *copies])
+    numbers = np.arange(30)
+
+    def agree(moved: int, others: NDArray[np.int64]) -> NDArray[np.bool_]:
+        one = Places(prints.starts[numbers] + 9, numbers)
+        two = Places(prints.starts[30 + others] + 4 + moved, 30 + others)
+        found = roughly_alike(prints, one, two)
+        assert found.tolist() == roughly_alike(prints, two, one).tolist()
+        return found
+
+    assert agree(0, numbers).all()
+    assert agree(6, numbers).sum() <= 1
+    assert not agree(0, np.roll(numbers, 3)).any()
+    assert not agree(10, numbers).any(), "less than four fifths in common"
+
+
+def test_more_footage_than_a_search_takes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = toy(tmp_path / "ds", {"a": footage(1)})
+    monkeypatch.setattr(shelf, "MAX_STEPS", 19)
+    with pytest.raises(DatasetError, match="has 20 quarter seconds of fingerprints") as caught:
+        dedup(dataset)
+    assert caught.value.hint == (
+        "Curate sources that cannot share footage into datasets of their own."
+    )
 
 
 def facts(name: str, **changes: Any) -> ClipFacts:
