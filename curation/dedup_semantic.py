@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -34,6 +35,9 @@ MAX_EXACT = 200_000
 
 NUM_PROBES = 32
 _BLOCK = 1024
+_SLACK = 1e-3
+"""Float32 products are nearer to the truth than this; what may be within the limit is exact."""
+
 _ROWS_AT_ONCE = 4096
 _METHOD = 1
 
@@ -189,7 +193,7 @@ class _Search:
         self.best = np.full(num_clips, -1, np.int64)
         self.distance = np.zeros(num_clips)
         self._everyone = _Index(self.vectors, self.order)
-        self._added = _Index(self.vectors, self.order)
+        self._added = self._everyone.empty_copy()
 
     def take(self, start: int, stop: int) -> None:
         """Place the clips of a block, all better ones being placed."""
@@ -206,13 +210,17 @@ class _Search:
             is_nearer = rests & (before != places) & (apart <= near)
             found[is_nearer], near[is_nearer] = before[is_nearer], apart[is_nearer]
         within = block @ block.T
-        new: list[int] = []
+        new = np.empty(0, np.int64)
         for row in range(len(block)):
             if rests[row] and not self._still_stands(before[row]):
-                (found[row],), _ = self._everyone.nearest(block[row : row + 1])
-            candidates = [found[row]] if found[row] >= 0 else []
-            if new:
-                candidates.append(start + new[int(np.argmax(within[row, new]))])
+                found[row : row + 1], near[row : row + 1] = self._everyone.nearest(
+                    block[row : row + 1]
+                )
+            candidates = [found[row]] if near[row] <= self.limit + _SLACK else []
+            if len(new):
+                nearest = new[int(np.argmax(within[row, new]))]
+                if 1.0 - within[row, nearest] <= self.limit + _SLACK:
+                    candidates.append(start + nearest)
             exact, best = min(
                 ((self._exact(start + row, place), place) for place in candidates),
                 default=(np.inf, -1),
@@ -221,8 +229,8 @@ class _Search:
                 self.best[start + row], self.distance[start + row] = best, exact
             else:
                 self.best[start + row] = start + row
-                new.append(row)
-        self._add(start + np.array(new, np.int64))
+                new = np.append(new, row)
+        self._add(start + new)
 
     def _before(self, start: int, stop: int) -> NDArray[np.int64]:
         """Representatives that clips of a block had and may still have; -1: look at all."""
@@ -265,6 +273,12 @@ class _Index:
             self._index = lists
             chosen = np.linspace(0, len(order) - 1, min(len(order), 64 * num_lists), dtype=np.int64)
             self._index.train(np.ascontiguousarray(vectors[np.sort(order[chosen])]))
+
+    def empty_copy(self) -> _Index:
+        """Another index without representatives; what the lists were learned from is shared."""
+        other = copy(self)
+        other._index = faiss.clone_index(self._index)
+        return other
 
     def add(self, places: NDArray[np.int64]) -> None:
         if len(places):
