@@ -1,11 +1,12 @@
 """Near-duplicates by the number of clips: cost, memory, candidates, and recall.
 
-Two kinds of synthetic sets, the same every time:
+Three kinds of synthetic sets, the same every time:
 - `rooms` (`dedup_footage.py`): as many rooms as a large collection has for so many clips, one clip
   in twenty a copy: encoded again, scaled, trimmed to 80 to 100 %, or mirrored.
 - `mixtures`: all clips from few scenes, each two thirds of one fingerprint of the real videos and
   one third of another, from a random place, at a random speed. However many there are, one pair
   in a hundred shares its larger part: the cost per clip must grow here.
+- `cell`: takes of 20 s of one task before one fixed camera, whatever their number: so must it here.
 
 Prediction, after a first look at 5,000 clips of rooms (2 ms of CPU a clip) and before any larger
 run: at 1e5 clips of rooms at most 4 ms a clip and 3 candidates a clip, at least 0.995 of the copies
@@ -46,7 +47,7 @@ from manifests.dataset import Dataset
 
 Steps = NDArray[np.uint8]
 SIZES = (1_000, 10_000, 100_000)
-MIXTURE_SIZES = (1_000, 10_000)
+FEW_SCENES_SIZES = (1_000, 10_000)
 LENGTHS = (4, 8, 16, 32, 60)
 NUM_PLANTED_CHECKED = 4_000
 NUM_VERIFIED = 2_000
@@ -95,6 +96,10 @@ def synthetic(scenes: str, num_clips: int, real: list[Steps]) -> list[Steps]:
     if scenes == "rooms":
         return list(dedup_footage.clips_of(num_clips, seed=1))
     rng = np.random.default_rng(num_clips)
+    if scenes == "cell":
+        room = dedup_footage.Room(kind="repeated", seed=1)
+        sizes = [min(250, num_clips - start) for start in range(0, num_clips, 250)]
+        return [steps for size in sizes for steps in room.film(rng, size)]
     lengths = np.where(rng.random(num_clips) < 0.5, 80, rng.choice(LENGTHS, num_clips))
     return [mixture(rng, real, int(length)) for length in lengths]
 
@@ -286,7 +291,8 @@ def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("dataset", type=Path, help="a curated dataset of real videos")
     parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="clips of rooms")
-    parser.add_argument("--mixtures", type=int, nargs="*", default=MIXTURE_SIZES)
+    for scenes in ("mixtures", "cell"):
+        parser.add_argument(f"--{scenes}", type=int, nargs="*", default=FEW_SCENES_SIZES)
     parser.add_argument("--sampled", type=int, default=20, help="clips compared with all others")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -297,7 +303,8 @@ def main() -> None:
     result: dict[str, Any] = {"real": measure_real(real)}
     print("real", result["real"], file=sys.stderr, flush=True)
     usable = [steps for steps in real if len(steps) >= 16]
-    for scenes, sizes in (("rooms", args.sizes), ("mixtures", args.mixtures)):
+    sets = {"rooms": args.sizes, "mixtures": args.mixtures, "cell": args.cell}
+    for scenes, sizes in sets.items():
         result[scenes] = {str(size): measured(scenes, size, usable, args.sampled) for size in sizes}
     report("dedup", {"result": result}, args)
 

@@ -221,27 +221,25 @@ def _verified(
 ) -> Iterator[Alike]:
     """The candidates that really are alike."""
     clip_ids = facts["clip_id"]
-    last, levels = -1, np.empty((0, NUM_FIELDS))
+    last, levels = -1, None
     for one, other in pairs.tolist():
         names = clip_ids[one].as_py(), clip_ids[other].as_py()
         # In order of their ids, so that the numbers are the same in whatever order clips are read.
         first, second = (one, other) if names[0] < names[1] else (other, one)
         if first != last:
-            last, levels = first, smoothed(prints[first])
-        match = _compare(levels, prints[second], is_mirrored=is_mirrored)
+            last, levels = first, _levels(prints[first])
+        others = _levels(mirrored(prints[second]) if is_mirrored else prints[second])
+        match = best_match(levels, others) if levels is not None and others is not None else None
         if match is not None and match.distance <= limit:
             yield Alike(
                 first=min(names), second=max(names), is_mirrored=is_mirrored, **asdict(match)
             )
 
 
-def _compare(
-    levels: NDArray[np.float64], steps: NDArray[np.uint8], *, is_mirrored: bool
-) -> matching.Match | None:
-    others = smoothed(mirrored(steps) if is_mirrored else steps)
-    if not (has_texture(levels) and has_texture(others)):
-        return None
-    return best_match(levels, others)
+def _levels(steps: NDArray[np.uint8]) -> NDArray[np.float64] | None:
+    """A clip's smoothed steps; None: it shows too little to be like another."""
+    levels = smoothed(steps)
+    return levels if has_texture(levels) else None
 
 
 def _nearest(alike: Iterable[Alike]) -> list[Alike]:
