@@ -7,6 +7,7 @@ memory a part at a time.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +30,8 @@ Pairs = NDArray[np.int64]
 
 Keys = dict[bool, NDArray[np.int64]]
 """Pairs as smaller position x clips + larger, in order, by whether one is mirrored."""
+
+log = logging.getLogger(__name__)
 
 Given = TypeVar("Given")
 Result = TypeVar("Result")
@@ -75,6 +78,11 @@ class _Search:
                 with ExitStack() as files:
                     shelves = self._filed(first_table, pool=pool, files=files)
                     found = self._joined(*shelves, found=found, pool=pool)
+        log.info(
+            "near-duplicates: codes of %d changes searched, %d candidates so far",
+            len(self.code.offsets),
+            sum(map(len, found.values())),
+        )
         return found
 
     def _filed(

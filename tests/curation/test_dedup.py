@@ -456,7 +456,9 @@ def scene(path: Path, *, width: int, height: int, seed: int, **options: Any) -> 
     return path
 
 
-def test_curate_drops_copies_of_every_kind(tmp_path: Path, cli: Cli) -> None:
+def test_curate_drops_copies_of_every_kind(
+    tmp_path: Path, cli: Cli, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = tmp_path / "footage"
     folder.mkdir()
     scene(folder / "a.mp4", width=320, height=240, seed=1)
@@ -477,6 +479,8 @@ def test_curate_drops_copies_of_every_kind(tmp_path: Path, cli: Cli) -> None:
     assert done.exit_code == 0, done.stderr
     rows = Dataset.open(out).sql("SELECT uri FROM kept ORDER BY uri").to_pylist()
     assert [Path(row["uri"]).name[0] for row in rows] == ["e", "f"]
+    done = cli("curate", folder, *words, "--set", "dedup_max_clips=5")
+    assert "6 clips are more than dedup_max_clips=5: no near-duplicates were" in caplog.text
     done = cli("dedup", out, "--threshold", "0.000001", "--json")
     assert json.loads(done.stdout)["num_duplicates"] == 0
 
