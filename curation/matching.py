@@ -124,7 +124,7 @@ def roughly_alike(
     """Whether pairs of clips agree when they are laid upon each other so that the places meet.
 
     As `best_match`, at one shift and by `NUM_ROUGH_STEPS` steps: whole numbers throughout, the same
-    whichever clip is the first. About 5 microseconds a pair.
+    whichever clip is the first. A few microseconds a pair.
 
     Args:
         prints: Fingerprints of all clips.
@@ -133,10 +133,8 @@ def roughly_alike(
         is_mirrored: Exchange left and right of one.
     """
     starts_1, starts_2 = prints.starts[first.clips], prints.starts[second.clips]
-    lengths_1, lengths_2 = (
-        prints.starts[first.clips + 1] - starts_1,
-        prints.starts[second.clips + 1] - starts_2,
-    )
+    lengths_1 = prints.starts[first.clips + 1] - starts_1
+    lengths_2 = prints.starts[second.clips + 1] - starts_2
     shifts = (first.steps - starts_1) - (second.steps - starts_2)
     begins = np.maximum(shifts, 0)
     num_common = np.minimum(shifts + lengths_2, lengths_1) - begins
@@ -155,10 +153,8 @@ def roughly_alike(
 
 def _least_common(shorter: NDArray[np.int64]) -> NDArray[np.int64]:
     """Steps that two clips must have in common, by the length of the shorter one."""
-    least: NDArray[np.int64] = np.maximum(MIN_STEPS, np.ceil(MIN_COMMON_RATIO * shorter)).astype(
-        np.int64
-    )
-    return least
+    least: NDArray[np.int64] = np.ceil(MIN_COMMON_RATIO * shorter).astype(np.int64)
+    return least.clip(MIN_STEPS)
 
 
 def _likeness(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -19,12 +19,13 @@ MAX_STEPS = 1 << 32
 """A step has 32 bits: 300,000 hours of footage."""
 
 _PART_RECORDS = 1 << 22
-"""About so many records are in memory at a time, for each thread."""
+"""About so many records are in memory at a time, for each thread: about 200 MB."""
 
 _MAX_PARTS = 64
 """Of each table; every part is an open file."""
 
 _HITS_AT_ONCE = 1 << 12
+_READ_BYTES = 1 << 30
 _STEP_BITS, _STEP_MASK = np.uint64(32), np.uint64(MAX_STEPS - 1)
 _NO_CODE = np.uint64(MAX_STEPS)
 
@@ -63,8 +64,9 @@ class Shelf:
         file = self._files[table][part]
         file.flush()
         length = os.fstat(file.fileno()).st_size
-        # Not `read`, which shares one position between threads.
-        words = os.pread(file.fileno(), length, 0) if length else b""
+        # Not `read`, which shares one position between threads; Linux reads up to 2 GB at once.
+        starts = range(0, length, _READ_BYTES)
+        words = b"".join(os.pread(file.fileno(), _READ_BYTES, start) for start in starts)
         assert len(words) == length
         return np.sort(np.frombuffer(words, np.uint64)) if words else np.empty(0, np.uint64)
 
