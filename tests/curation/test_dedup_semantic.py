@@ -107,6 +107,9 @@ def test_many_clips_are_searched_through_an_inverted_file(monkeypatch: pytest.Mo
     assert distance.max() <= 0.05
     assert (found == exact).mean() >= 0.99
     assert representatives(vectors, np.arange(3000), limit=0.05)[0].tolist() == found.tolist()
+    known = Known(is_known=np.ones(3000, bool), best=found, distance=distance)
+    again, _ = representatives(vectors, np.arange(3000), limit=0.05, known=known)
+    assert again.tolist() == found.tolist()
 
 
 def toy(path: Path, embeddings: Mapping[str, Any], **changes: Mapping[str, Any]) -> Dataset:
