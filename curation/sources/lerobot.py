@@ -8,8 +8,11 @@ names slices of the action and state vectors and the column that holds the langu
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -24,6 +27,7 @@ INFO = "meta/info.json"
 MODALITY = "meta/modality.json"
 ACTION, STATE = "action", "observation.state"
 _EGO_WORDS = frozenset({"ego", "egocentric", "head", "top"})
+_DEPTH_FLAGS = ("video.is_depth_map", "is_depth_map")
 _VERSIONS = ("v2.0", "v2.1", "v3.")
 _V2_DATA = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
 _V2_VIDEO = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
@@ -74,11 +78,21 @@ class LeRobotFolder:
         if not isinstance(info.get("features"), dict) or not info.get("fps"):
             raise ConfigError(f"{self.root / INFO} lacks features or fps.")
         self.is_v3 = version.startswith("v3.")
-        self.fps = float(info["fps"])
         self.robot_type = info.get("robot_type")
-        self._info, self._features = info, info["features"]
+        self._info = info
         has_modality = (self.root / MODALITY).is_file()
         self._modality = _read_json(self.root / MODALITY) if has_modality else {}
+        with _as_published(self.root / INFO):
+            self.fps = float(info["fps"])
+            if not (math.isfinite(self.fps) and self.fps > 0):
+                raise ValueError(f"fps is {info['fps']}")
+            self._features = {key: dict(told) for key, told in info["features"].items()}
+            for key in (ACTION, STATE):
+                self._width(key)
+        with _as_published(self.root / MODALITY):
+            for key in (ACTION, STATE):
+                self._named(key, "")
+            self._cameras_named, self._language = self._modality_cameras(), self._annotation()
 
     @property
     def has_actions(self) -> bool:
@@ -94,7 +108,8 @@ class LeRobotFolder:
         """The cameras asked for, by key or by its last word; else the first egocentric one.
 
         Egocentric is a camera with `ego`, `egocentric`, `head` or `top` as a word of its key; with
-        none of these the first one listed is taken.
+        none of these the first one listed is taken. A depth map comes only when nothing else has
+        the name; cameras that `modality.json` names come before others.
 
         Raises:
             ConfigError: No camera with videos, or none of that name.
@@ -104,21 +119,44 @@ class LeRobotFolder:
                 f"{self.root} has no camera with videos.",
                 hint="Pictures inside Parquet are not read; convert them to videos with lerobot.",
             )
+        named = self._cameras_named
         if not wanted:
-            for key in self.cameras:
-                if _EGO_WORDS & set(key.replace(".", "_").split("_")):
-                    return (key,)
-            return self.cameras[:1]
+            offered = self._without_depth(self.cameras)
+            offered = [key for key in offered if key in named.values()] or offered
+            egocentric = [key for key in offered if _EGO_WORDS & _words(key)]
+            return tuple([*egocentric, *offered][:1])
         chosen: list[str] = []
         for name in wanted:
-            found = [key for key in self.cameras if name in (key, key.rsplit(".", 1)[-1])]
+            found = [name] if name in self.cameras else []
+            found += [named[name]] if name in named else []
+            found = found or [key for key in self.cameras if name == key.rsplit(".", 1)[-1]]
             if not found:
                 raise ConfigError(
                     f"{self.root} has no camera {name!r}.",
                     hint=f"It has {', '.join(self.cameras)}.",
                 )
-            chosen += found
+            chosen += found if name in self.cameras else self._without_depth(found)
         return tuple(dict.fromkeys(chosen))
+
+    def _without_depth(self, keys: Sequence[str]) -> Sequence[str]:
+        """Cameras that show colours, by what is said of them or by their names, if any does."""
+        return [key for key in keys if not self._is_depth(key)] or keys
+
+    def _is_depth(self, key: str) -> bool:
+        told = self._features[key]
+        more = [part for part in (told.get("info"), told.get("video_info")) if part]
+        return "depth" in _words(key) or any(
+            part.get(flag) is True for part in more for flag in _DEPTH_FLAGS
+        )
+
+    def _modality_cameras(self) -> dict[str, str]:
+        """Keys of cameras by the short names that `modality.json` gives them."""
+        found = {}
+        for name, told in self._modality.get("video", {}).items():
+            key = str((told or {}).get("original_key") or f"observation.images.{name}")
+            if key in self.cameras:
+                found[name] = key
+        return found
 
     def videos(self, camera: str) -> Mapping[str, tuple[Episode, ...]]:
         """Episodes of every video file of a camera, by the file's resolved path."""
@@ -160,8 +198,12 @@ class LeRobotFolder:
             hint=f"Its columns: {known}. A YAML file with these action_names is an embodiment too.",
         )
 
+    @property
     def language_column(self) -> str | None:
         """The column of rows that holds task numbers by frame, where `modality.json` names one."""
+        return self._language
+
+    def _annotation(self) -> str | None:
         names = [name for name in self._modality.get("annotation", {}) if "validity" not in name]
         names.sort(key=lambda name: (not name.endswith("task_description"), name))
         if not names:
@@ -174,7 +216,8 @@ class LeRobotFolder:
         """Task texts by number."""
         if not self.is_v3:
             rows = _read_lines(self.root / "meta/tasks.jsonl")
-            return {int(row["task_index"]): str(row["task"]) for row in rows}
+            with _as_published(self.root / "meta/tasks.jsonl"):
+                return {int(row["task_index"]): str(row["task"]) for row in rows}
         table = _read_parquet(self.root / "meta/tasks.parquet")
         texts = [f.name for f in table.schema if _is_text(f.type)]
         if "task_index" not in table.schema.names or not texts:
@@ -183,7 +226,9 @@ class LeRobotFolder:
         return dict(zip(numbers, table.column(texts[0]).to_pylist(), strict=True))
 
     def _episodes(self, camera: str) -> Iterator[tuple[Path, Episode]]:
-        return self._episodes_v3(camera) if self.is_v3 else self._episodes_v2(camera)
+        read = self._episodes_v3 if self.is_v3 else self._episodes_v2
+        with _as_published(self.root / "meta"):
+            yield from read(camera)
 
     def _episodes_v2(self, camera: str) -> Iterator[tuple[Path, Episode]]:
         size = int(self._info.get("chunks_size") or 1000)
@@ -196,36 +241,35 @@ class LeRobotFolder:
                     index=index,
                     num_rows=int(row["length"]),
                     start_s=0.0,
-                    tasks=tuple(row.get("tasks") or ()),
+                    tasks=_texts(row.get("tasks")),
                     data=self._file("data_path", _V2_DATA, place),
                 ),
             )
 
     def _episodes_v3(self, camera: str) -> Iterator[tuple[Path, Episode]]:
+        """Episodes that this camera saw; the others have no place in its videos."""
         prefix = f"videos/{camera}"
-        names = ["episode_index", "length", "tasks", "data/chunk_index", "data/file_index"]
-        names += [f"{prefix}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
+        place = [f"{prefix}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
+        names = ["episode_index", "length", "data/chunk_index", "data/file_index", *place]
         files = sorted((self.root / "meta/episodes").glob("*/*.parquet"))
         if not files:
             raise ConfigError(f"{self.root}/meta/episodes holds no Parquet file.")
-        for file in files:
-            for row in _read_parquet(file, names).to_pylist():
-                video = {
-                    "video_key": camera,
-                    "chunk_index": row[f"{prefix}/chunk_index"],
-                    "file_index": row[f"{prefix}/file_index"],
-                }
-                data = {name: row[f"data/{name}"] for name in ("chunk_index", "file_index")}
-                yield (
-                    self._file("video_path", _V3_VIDEO, video),
-                    Episode(
-                        index=row["episode_index"],
-                        num_rows=row["length"],
-                        start_s=row[f"{prefix}/from_timestamp"],
-                        tasks=tuple(row["tasks"] or ()),
-                        data=self._file("data_path", _V3_DATA, data),
-                    ),
-                )
+        tables = (_read_parquet(file, names, optional=["tasks"]) for file in files)
+        for row in (row for table in tables for row in table.to_pylist()):
+            if any(row[name] is None for name in place):
+                continue
+            video = {name: int(row[f"{prefix}/{name}"]) for name in ("chunk_index", "file_index")}
+            data = {name: int(row[f"data/{name}"]) for name in ("chunk_index", "file_index")}
+            yield (
+                self._file("video_path", _V3_VIDEO, {"video_key": camera, **video}),
+                Episode(
+                    index=int(row["episode_index"]),
+                    num_rows=int(row["length"]),
+                    start_s=_finite(row[f"{prefix}/from_timestamp"]),
+                    tasks=_texts(row.get("tasks")),
+                    data=self._file("data_path", _V3_DATA, data),
+                ),
+            )
 
     def _file(self, key: str, default: str, values: Mapping[str, Any]) -> Path:
         template = str(self._info.get(key) or default)
@@ -253,8 +297,9 @@ class LeRobotFolder:
         return found
 
     def _width(self, key: str) -> int:
+        """Numbers in a vector; one of several dimensions is laid out row after row."""
         shape = self._features.get(key, {}).get("shape") or [0]
-        return int(shape[0])
+        return math.prod(int(n) for n in (shape if isinstance(shape, list) else [shape]))
 
 
 def open_lerobot(root: str) -> LeRobotFolder:
@@ -273,13 +318,40 @@ def _opened(root: str, stamp: tuple[int, int] | None) -> LeRobotFolder:
     return LeRobotFolder(root)
 
 
+@contextmanager
+def _as_published(path: Path) -> Iterator[None]:
+    """Turn what trips over a table that is not built as LeRobot publishes it into a sentence."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ConfigError(f"{path} is not built as LeRobot writes it: {why}.") from error
+
+
 def _flat_names(names: Any) -> list[str]:
-    """Names of a vector's elements: a list, a list in a list, or lists by group."""
+    """Names of a vector's elements: a list, lists in a list or by group, or places by name."""
     if isinstance(names, Mapping):
+        if names and all(type(place) is int for place in names.values()):
+            return [str(name) for name in sorted(names, key=lambda name: names[name])]
         return [text for group in names.values() for text in _flat_names(group)]
     if isinstance(names, list):
         return [text for item in names for text in _flat_names(item)]
     return [] if names is None else [str(names)]
+
+
+def _words(key: str) -> set[str]:
+    return set(re.split(r"[^a-z0-9]+", key.lower()))
+
+
+def _texts(tasks: Any) -> tuple[str, ...]:
+    """An episode's tasks: a list, or one text."""
+    return (tasks,) if isinstance(tasks, str) else tuple(str(task) for task in tasks or ())
+
+
+def _finite(value: Any) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"a time is {value}")
+    return float(value)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -304,12 +376,16 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
         raise ConfigError(f"{path} cannot be read: {error}.") from error
 
 
-def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+def _read_parquet(
+    path: Path, columns: Sequence[str] | None = None, *, optional: Sequence[str] = ()
+) -> pa.Table:
     try:
         table = pq.ParquetFile(path)
-        missing = [name for name in columns or () if name not in table.schema_arrow.names]
+        there = table.schema_arrow.names
+        missing = [name for name in columns or () if name not in there]
         if missing:
             raise ValueError(f"it has no column {', '.join(missing)}")
-        return table.read(columns=columns)
+        more = [name for name in optional if name in there]
+        return table.read(columns=None if columns is None else [*columns, *more])
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ConfigError(f"{path} cannot be read: {error}.") from error

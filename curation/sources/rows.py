@@ -34,28 +34,27 @@ def read_lerobot(
     """
     try:
         folder = open_lerobot(ref.path)
-        episodes = folder.videos(ref.camera).get(uri)
+        listed = folder.videos(ref.camera).get(uri)
         columns = folder.columns(action_names) if action_names else []
-        tasks = folder.tasks
-    except (ConfigError, OSError, KeyError, TypeError, ValueError) as error:
+        language = folder.language_column
+        tasks = folder.tasks if language else {}
+    except (ConfigError, OSError) as error:
         raise SampleError(
-            f"{ref.path}: what belongs to {uri} cannot be read: {error}.", reason="spans"
+            f"{ref.path}: what belongs to {uri} cannot be read: {error}", reason="spans"
         ) from error
-    if episodes is None:
+    if listed is None:
         raise SampleError(f"{ref.path} has no episode in {uri}.", reason="spans")
-    language = folder.language_column()
+    episodes = [episode for episode in listed if episode.num_rows > 0]
     spans, actions = [], None
     tables = _rows(episodes, columns, language) if columns or language else []
     for number, episode in enumerate(episodes):
         text = "\n".join(task for task in episode.tasks if task != _NOT_A_TASK) or None
         if language is not None and language in tables[number].column_names:
             text = _annotated(tables[number].column(language), tasks) or text
-        half_s = 0.5 / folder.fps
-        start_s = episode.start_s - half_s
+        start_s = episode.start_s - 0.5 / folder.fps
         end_s = start_s + episode.num_rows / folder.fps
-        if episode.num_rows > 0:
-            spans.append(Span(start_s=start_s, end_s=end_s, text=text))
-    if columns:
+        spans.append(Span(start_s=start_s, end_s=end_s, text=text))
+    if columns and episodes:
         actions = _actions(folder, episodes, tables, columns)
     return resolve_spans(spans), actions
 
@@ -129,20 +128,31 @@ def _element(vectors: NDArray[np.float32], column: Column) -> NDArray[np.float32
 
 
 def _numbers(column: pa.ChunkedArray, kind: Any) -> NDArray[Any]:
-    """A column of numbers, or of lists of equal length, as (rows, width)."""
-    array = column.combine_chunks()
-    while isinstance(array, pa.ChunkedArray):
-        array = array.chunk(0)
-    flat = array
-    while pa.types.is_nested(flat.type):
+    """A column of numbers, or of lists of equal length, as (rows, width).
+
+    Raises:
+        SampleError: Something else, or lists that differ in length: their numbers would shift.
+    """
+    flat = array = pa.concat_arrays(column.chunks) if column.num_chunks != 1 else column.chunk(0)
+    while _is_list(flat.type):
+        lengths = pc.min_max(pc.list_value_length(flat)).as_py()
+        if flat.null_count or lengths["min"] != lengths["max"]:
+            raise SampleError("Recorded vectors differ in length.", reason="actions")
         flat = flat.flatten()
+    is_number = pa.types.is_integer(flat.type) or pa.types.is_floating(flat.type)
+    if not (is_number or pa.types.is_boolean(flat.type)):
+        raise SampleError(f"Recorded values are {array.type}, no numbers.", reason="actions")
     numbers = flat.to_numpy(zero_copy_only=False).astype(kind)
-    if len(array) == 0 or len(numbers) % len(array):
-        raise SampleError("Recorded vectors differ in length.", reason="actions")
     rows: NDArray[Any] = numbers.reshape(len(array), -1)
     return rows
 
 
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
+
+
 def _annotated(column: pa.ChunkedArray, tasks: Any) -> str | None:
-    numbers = dict.fromkeys(_numbers(column, np.int64)[:, 0].tolist())
+    numbers = dict.fromkeys(_numbers(column, np.float64)[:, 0].tolist())  # NULL becomes NaN
     return "\n".join(t for n in numbers if (t := tasks.get(n, _NOT_A_TASK))) or None
