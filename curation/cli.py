@@ -198,6 +198,8 @@ def _source_text(found: Mapping[str, Any]) -> str:
         parts.append(f"{found['num_other']} videos not taken ({others})")
     if found["num_missing"]:
         parts.append(f"{found['num_missing']} listed but not there")
+    if found["num_alone"]:
+        parts.append(f"{found['num_alone']} videos without poses beside them")
     return "; ".join(parts)
 
 

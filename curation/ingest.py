@@ -200,6 +200,8 @@ def _caption(reference: SourceRef | None, path: Path) -> dict[str, str | None]:
     """
     try:
         return {"text": text_of(reference, path)}
+    except SampleError as error:
+        return {"text": None, "detail": error.message}
     except OSError as error:
         check_source(path, error)
         cause = error.strerror or str(error)

@@ -6,6 +6,8 @@ frame of the camera at the same instant, which is what the picture shows.
 
 from __future__ import annotations
 
+import importlib
+import mmap
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import ConfigError, SampleError
+from pipeline.flaky import check_source
 
 from ..sidecars import Actions, checked_actions
 
 SUFFIX = ".hdf5"
 RATE_HZ = 30.0
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_NAMES = (b"transforms", b"camera", b"intrinsic")
 _COLUMN = re.compile(r"(?P<joint>\w+)_(?P<part>[xyz]|r[1-6])")
 _TRACKED = "confidence_"
 _PARTS = ("x", "y", "z", "r1", "r2", "r3", "r4", "r5", "r6")
@@ -30,24 +33,35 @@ _PARTS = ("x", "y", "z", "r1", "r2", "r3", "r4", "r5", "r6")
 def pose_file(video: Path) -> Path | None:
     """The HDF5 file beside a video, when there is one."""
     path = video.with_name(video.stem + SUFFIX)
-    try:
-        with path.open("rb") as file:
-            return path if file.read(len(_SIGNATURE)) == _SIGNATURE else None
-    except OSError:
-        return None
+    return path if path.is_file() else None
 
 
 def is_egodex(path: Path) -> bool:
-    """Whether an HDF5 file holds what EgoDex publishes: a camera and its poses.
+    """Whether an HDF5 file has groups called as EgoDex publishes them.
+
+    HDF5 keeps the names of groups as they are, so they are looked for among the bytes: opening a
+    damaged file with the library may end the process.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as held:
+            return all(held.find(name) >= 0 for name in _NAMES)
+    except (OSError, ValueError):  # not there any more, or empty
+        return False
+
+
+def check_reader(path: Path) -> None:
+    """Refuse poses that nothing could read.
 
     Raises:
         ConfigError: h5py is not installed.
     """
     try:
-        with _opened(path) as file:
-            return "camera/intrinsic" in file and "transforms/camera" in file
-    except SampleError:
-        return False
+        importlib.import_module("h5py")
+    except ImportError as error:
+        raise ConfigError(
+            f"{path} holds poses in HDF5, and h5py is not installed.",
+            hint="pip install 'egodojo[hdf5]', or take the videos alone with --layout folder.",
+        ) from error
 
 
 def read_text(path: Path) -> str | None:
@@ -149,16 +163,14 @@ def _text(value: Any) -> str | None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
+    """An HDF5 file; whatever the library makes of a damaged one is said as a SampleError."""
+    check_reader(path)
+    import h5py
+
     try:
-        import h5py
-    except ImportError as error:
-        raise ConfigError(
-            f"{path} holds poses in HDF5, and h5py is not installed.",
-            hint="pip install 'egodojo[hdf5]', or take the videos alone with --layout folder.",
-        ) from error
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise SampleError(f"{path} cannot be read as HDF5: {error}.", reason="poses") from error
-    with file:
-        yield file
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        check_source(path, error)
+        why = " ".join(str(error).split()).strip("'\".")
+        raise SampleError(f"{path} cannot be read as HDF5: {why}.", reason="poses") from error

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from manifests.errors import ConfigError, UsageError
 
-from .egodex import is_egodex, pose_file
+from .egodex import check_reader, is_egodex, pose_file
 from .lerobot import INFO, MODALITY, LeRobotFolder, open_lerobot
 from .reference import LAYOUTS, Layout, Listing, SourceRef
 
 UriOf = Callable[[str | Path], str]
+NUM_LOOKED_AT = 16
+"""HDF5 files of a folder that are searched for the names of EgoDex's groups."""
 
 
 class SourceFinder:
@@ -92,20 +94,20 @@ class SourceFinder:
         return '"codebase_version"' in text
 
     def _enter_egodex(self, folder: str, files: Sequence[str]) -> None:
-        refs: dict[str, SourceRef] = {}
-        for name in sorted(files):
-            if not name.lower().endswith(".mp4"):
-                continue
-            video = Path(folder, name)
-            poses = pose_file(video)
-            if poses is None:
-                continue
-            if not refs and not is_egodex(poses) and self._layout == "auto":
-                continue
-            refs[self._uri_of(video)] = SourceRef(layout="egodex", path=self._uri_of(poses))
-        if refs:
-            root = self._uri_of(folder)
-            self._add(Listing(layout="egodex", root=root, refs=refs))
+        """Take all videos with poses when one is EgoDex, so that a damaged file is not lost."""
+        videos = [Path(folder, name) for name in sorted(files) if name.lower().endswith(".mp4")]
+        pairs = [(video, poses) for video in videos if (poses := pose_file(video)) is not None]
+        looked_at = [poses for _, poses in pairs[:NUM_LOOKED_AT]]
+        if not pairs or not (self._layout == "egodex" or any(map(is_egodex, looked_at))):
+            return
+        check_reader(pairs[0][1])
+        refs = {
+            self._uri_of(video): SourceRef(layout="egodex", path=self._uri_of(poses))
+            for video, poses in pairs
+        }
+        root = self._uri_of(folder)
+        alone = len(videos) - len(pairs)
+        self._add(Listing(layout="egodex", root=root, refs=refs, num_alone=alone))
 
     def _add(self, listing: Listing) -> None:
         self._listings[listing.layout, listing.root] = listing
@@ -134,7 +136,7 @@ def list_lerobot(folder: str, layout: Layout, cameras: Sequence[str], uri_of: Ur
         refs=refs,
         cameras=chosen,
         other_cameras=tuple(key for key in opened.cameras if key not in chosen),
-        num_other=_count_videos(opened) - len(refs),
+        num_other=max(0, _count_videos(opened) - len(refs)),
         num_missing=num_missing,
     )
 
@@ -191,4 +193,4 @@ def check_columns(listings: Sequence[Listing], action_names: Sequence[str] | Non
 
 
 def _count_videos(folder: LeRobotFolder) -> int:
-    return sum(1 for _ in (folder.root / "videos").rglob("*.mp4"))
+    return sum(1 for _ in folder.root.rglob("*.mp4"))

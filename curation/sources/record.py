@@ -70,27 +70,44 @@ def record_digests(video: Mapping[str, Any], path: Path, action_names: Sequence[
         ref = parse_reference(video.get("sidecar"))
         if ref is None:
             return digests
-        spans, actions = _from_layout(ref, video["uri"], action_names)
+        return [*digests, _digest(ref, video, action_names)]
     except (SampleError, OSError) as error:  # the work on this video will say why
         check_source(path, error)
         return []
+
+
+def text_of(ref: SourceRef | None, path: Path) -> str | None:
+    """The text of a whole video: its layout's, else the caption beside it.
+
+    Raises:
+        SampleError: The layout's cannot be read.
+        OSError: The caption cannot.
+    """
+    found = None
+    if ref is not None and ref.layout == "egodex":
+        found = egodex.read_text(Path(ref.path))
+    return found or read_caption(path)
+
+
+def _digest(ref: SourceRef, video: Mapping[str, Any], action_names: Sequence[str]) -> str:
+    """Of what a layout says of a video.
+
+    Poses are taken as bytes: this runs in the driver, which a damaged HDF5 file must not end.
+    """
     seen = hashlib.sha256()
+    if ref.layout == "egodex":
+        seen.update(canonical_json([ref.layout, video["text"], list(action_names)]).encode())
+        if action_names:
+            with open(ref.path, "rb") as file:
+                seen.update(hashlib.file_digest(file, "sha256").digest())
+        return seen.hexdigest()
+    spans, actions = _from_layout(ref, video["uri"], action_names)
     rows = [[span.start_s, span.end_s, span.text] for span in spans or ()]
     seen.update(canonical_json([ref.layout, video["text"], rows, list(action_names)]).encode())
     if actions is not None:
         seen.update(actions.times_s.astype("<f8").tobytes())
         seen.update(actions.values.astype("<f4").tobytes())
-    return [*digests, seen.hexdigest()]
-
-
-def text_of(ref: SourceRef | None, path: Path) -> str | None:
-    """The text of a whole video: its layout's, else the caption beside it."""
-    if ref is not None and ref.layout == "egodex":
-        try:
-            return egodex.read_text(Path(ref.path)) or read_caption(path)
-        except SampleError:
-            return read_caption(path)
-    return read_caption(path)
+    return seen.hexdigest()
 
 
 def _from_layout(

@@ -53,6 +53,7 @@ class Listing:
         other_cameras: Cameras the folder has besides.
         num_other: Videos left out: of other cameras, or in no episode.
         num_missing: Videos that the folder's tables name and that are not there.
+        num_alone: Videos in the folder that nothing belongs to.
     """
 
     layout: Layout
@@ -62,6 +63,7 @@ class Listing:
     other_cameras: tuple[str, ...] = ()
     num_other: int = 0
     num_missing: int = 0
+    num_alone: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """For the report."""
@@ -73,4 +75,5 @@ class Listing:
             "other_cameras": list(self.other_cameras),
             "num_other": self.num_other,
             "num_missing": self.num_missing,
+            "num_alone": self.num_alone,
         }
