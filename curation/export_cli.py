@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from manifests.cli_support import LOCATION, emit, output_options
-from manifests.locations import Location
+from manifests.errors import UsageError
+from manifests.locations import Location, is_remote
 
 
 @click.command(
@@ -23,25 +24,29 @@ from manifests.locations import Location
     show_default=True,
     help="The layout to write.",
 )
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="The folder; made anew."
-)
+@click.option("--out", required=True, type=click.Path(), help="The folder, on a disk; made anew.")
 @click.option("--where", default="", help="SQL over the kept clips  [default: all of them]")
 @click.option("--dry-run", is_flag=True, help="Say what would be written; write nothing.")
 @output_options
 def export(
-    dataset: Location, layout: str, out: Path, where: str, dry_run: bool, as_json: bool, quiet: bool
+    dataset: Location, layout: str, out: str, where: str, dry_run: bool, as_json: bool, quiet: bool
 ) -> None:
     """Write kept clips as episodes of a LeRobotDataset v3: pictures, actions, tasks, statistics."""
     from manifests.dataset import Dataset
 
-    from .lerobot_export import export_lerobot, plan_export
+    from .lerobot_export import export_lerobot
+    from .lerobot_plan import plan_export
 
+    if is_remote(out):
+        raise UsageError(
+            f"--out is {out}: LeRobot folders are written to a disk.",
+            hint="Export to a folder and copy that.",
+        )
     opened = Dataset.open(dataset)
     plan = plan_export(opened, where)
     if not dry_run:
-        export_lerobot(opened, plan, out, quiet=quiet or as_json)
-    data = {"out": str(out), "format": layout, "is_written": not dry_run, **plan.to_json()}
+        export_lerobot(opened, plan, Path(out), quiet=quiet or as_json)
+    data = {"out": out, "format": layout, "is_written": not dry_run, **plan.to_json()}
 
     def text() -> str:
         actions = f"{len(plan.action_names)} action columns" if plan.action_names else "no actions"

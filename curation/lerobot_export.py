@@ -6,11 +6,12 @@ under its name when it is complete.
 
 from __future__ import annotations
 
+import glob
 import io
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from manifests.dataset import Dataset
-from manifests.errors import SampleError, UsageError
+from manifests.errors import UsageError
+from manifests.processes import boot_id, process_started
 from pipeline.clips import ClipReader
 from pipeline.progress import Progress
 
+from .lerobot_plan import ExportPlan
 from .lerobot_stats import FeatureStats, stats_of
 
 CAMERA = "observation.images.ego"
@@ -33,70 +36,6 @@ DATA_FILE_MB, VIDEO_FILE_MB = 100, 200
 PICTURES_PER_EPISODE = 8
 _PLACE = "chunk-{chunk_index:03d}/file-{file_index:03d}"
 _NUMBERS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
-_NEEDED = "clip_id, shard, text, num_frames, fps, start_s, end_s, embodiment, uri"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportPlan:
-    """What an export will write; found without writing.
-
-    Attributes:
-        clips: Rows of the clips, in order of file and time.
-        fps: Their common frame rate.
-        action_names: Columns recorded for every clip; empty: none has any.
-        robot_type: The embodiment, when there is but one.
-        tasks: Texts in order of first use.
-        width: Of the pictures, in pixels.
-        height: Of the pictures, in pixels.
-    """
-
-    clips: tuple[dict[str, Any], ...]
-    fps: float
-    action_names: tuple[str, ...]
-    robot_type: str | None
-    tasks: tuple[str, ...]
-    width: int
-    height: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Counts."""
-        return {
-            "num_episodes": len(self.clips),
-            "num_frames": sum(clip["num_frames"] for clip in self.clips),
-            "num_tasks": len(self.tasks),
-            "fps": self.fps,
-            "action_names": list(self.action_names),
-            "robot_type": self.robot_type,
-        }
-
-
-def plan_export(dataset: Dataset, where: str = "") -> ExportPlan:
-    """Choose the clips and check that one LeRobotDataset can hold them all.
-
-    Raises:
-        DatasetError: The predicate is wrong.
-        UsageError: No clip, several frame rates, or actions that differ from clip to clip.
-    """
-    condition = f" WHERE ({where})" if where.strip() else ""
-    query = f"SELECT {_NEEDED} FROM kept{condition} ORDER BY uri, start_s, clip_id"
-    clips = dataset.sql(query).to_pylist()
-    if not clips:
-        raise UsageError(
-            f"No kept clip of {dataset.path} fits{condition or ' at all'}.",
-            hint="Look with egodojo manifest stats, or widen --where.",
-        )
-    reader = ClipReader(dataset.path)
-    encode = dataset.settings.encode
-    bodies = {clip["embodiment"] for clip in clips}
-    return ExportPlan(
-        clips=tuple(clips),
-        fps=_common_rate(clips),
-        action_names=_common_names(reader, clips),
-        robot_type=bodies.pop() if len(bodies) == 1 else None,
-        tasks=tuple(dict.fromkeys(clip["text"] or "" for clip in clips)),
-        width=encode.width,
-        height=encode.height,
-    )
 
 
 def export_lerobot(dataset: Dataset, plan: ExportPlan, out: Path, *, quiet: bool = False) -> None:
@@ -104,18 +43,20 @@ def export_lerobot(dataset: Dataset, plan: ExportPlan, out: Path, *, quiet: bool
 
     Raises:
         UsageError: `out` exists already.
-        SampleError: A clip's bytes have changed, or its times are not regular.
+        SampleError: A clip's bytes have changed.
     """
     if out.exists():
         raise UsageError(
             f"{out} exists already; nothing was written.", hint="Name a folder that does not."
         )
-    building = out.with_name(f"{out.name}.tmp")
-    shutil.rmtree(building, ignore_errors=True)
+    building = _building(out)
     try:
+        building.mkdir(parents=True)
         with Progress(len(plan.clips), "episodes", quiet=quiet) as progress:
             _Export(dataset, plan, building).run(progress)
         building.rename(out)
+    except NotADirectoryError as error:
+        raise UsageError(f"{out} cannot be made: a file is in its way.") from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
@@ -183,15 +124,6 @@ class _Export:
     ) -> dict[str, NDArray[Any]]:
         count = clip["num_frames"]
         times_s = self._reader.times_s(clip["shard"], clip["clip_id"])
-        off_s = np.abs(times_s - np.arange(count) / self._plan.fps)
-        if off_s.max() > 0.25 / self._plan.fps:
-            raise SampleError(
-                f"Frame {off_s.argmax()} of clip {clip['clip_id']} ({clip['uri']}) is "
-                f"{off_s.max():.3f} s from its place at {self._plan.fps:g} frames per second.",
-                reason="variable_rate",
-                hint='Leave such files out: --where "uri NOT IN (SELECT uri FROM videos WHERE '
-                'is_variable_rate)".',
-            )
         columns: dict[str, NDArray[Any]] = {}
         if self._plan.action_names:
             data = self._reader.member(clip["shard"], clip["clip_id"], "actions.npy")
@@ -295,40 +227,14 @@ class _RowFiles:
         return self._file
 
 
-def _common_rate(clips: Sequence[Mapping[str, Any]]) -> float:
-    """The one frame rate of all clips, whole when it is nearly so."""
-    counts: dict[float, int] = {}
-    for clip in clips:
-        rate = round(clip["fps"], 2)
-        counts[rate] = counts.get(rate, 0) + 1
-    usual = max(counts, key=lambda rate: counts[rate])
-    others = {rate: n for rate, n in counts.items() if abs(rate - usual) > 0.02 * usual}
-    if others:
-        seen = ", ".join(f"{rate:g}: {n}" for rate, n in sorted(counts.items()))
-        raise UsageError(
-            f"The clips have several frame rates ({seen}); a LeRobotDataset has one.",
-            hint=f'Take one: --where "abs(fps - {usual:g}) < 0.1".',
-        )
-    rates = [clip["fps"] for clip in clips]
-    rate = float(np.median(rates))
-    return round(rate) if abs(rate - round(rate)) < 5e-3 else rate
-
-
-def _common_names(reader: ClipReader, clips: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    found: dict[tuple[str, ...], int] = {}
-    for clip in clips:
-        names: tuple[str, ...] = ()
-        if "actions.npy" in reader.suffixes(clip["shard"], clip["clip_id"]):
-            facts = json.loads(reader.member(clip["shard"], clip["clip_id"], "json"))
-            names = tuple(facts["action_names"])
-        found[names] = found.get(names, 0) + 1
-    if len(found) > 1:
-        seen = ", ".join(f"{n} clips with {len(names)}" for names, n in found.items())
-        raise UsageError(
-            f"The clips differ in their action columns ({seen}); a LeRobotDataset has one set.",
-            hint="Take one body: --where \"embodiment = 'gr1'\".",
-        )
-    return next(iter(found))
+def _building(out: Path) -> Path:
+    """A name beside `out` for the unfinished folder; what killed exports left there is removed."""
+    boot, pid = boot_id()[:8], os.getpid()
+    for old in out.parent.glob(f".{glob.escape(out.name)}.{boot}-*-*.unfinished"):
+        _, number, started = old.suffixes[-2].split("-")
+        if process_started(int(number)) != started:
+            shutil.rmtree(old, ignore_errors=True)
+    return out.with_name(f".{out.name}.{boot}-{pid}-{process_started(pid)}.unfinished")
 
 
 def _vectors(names: Sequence[str]) -> dict[str, list[int]]:

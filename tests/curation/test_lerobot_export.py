@@ -18,6 +18,7 @@ from test_sources import actions, clips, run
 from curation.lerobot_export import CAMERA
 from curation.lerobot_stats import stats_of
 from manifests.dataset import Dataset
+from manifests.processes import boot_id
 from pipeline.clips import ClipReader
 from pipeline.testing import make_video, read_barcode
 from pipeline.video import probe
@@ -35,7 +36,8 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Path]:
 
 @pytest.fixture(scope="module")
 def exported(packed: tuple[Dataset, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from curation.lerobot_export import export_lerobot, plan_export
+    from curation.lerobot_export import export_lerobot
+    from curation.lerobot_plan import plan_export
 
     out = tmp_path_factory.mktemp("exported") / "robot"
     export_lerobot(packed[0], plan_export(packed[0]), out, quiet=True)
@@ -172,6 +174,38 @@ def test_rates_and_columns_must_be_the_same_for_all(cli: Cli, tmp_path: Path) ->
     rate = ("--where", "abs(fps - 30) < 0.1")
     done = cli("manifest", "export", dataset.path, "--out", tmp_path / "x", *rate)
     assert (done.exit_code, "differ in their action columns" in done.stderr) == (2, True)
+    uri = str(folder / "0.mp4")
+    assert f"Take the most frequent: --where \"uri IN ('{uri}')\"" in done.stderr
+
+
+def test_what_lies_beside_the_folder_stays(
+    cli: Cli, packed: tuple[Dataset, Path], tmp_path: Path
+) -> None:
+    mine = tmp_path / "some.tmp/notes.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    left = tmp_path / f".some.{boot_id()[:8]}-1-0.unfinished/data"
+    left.mkdir(parents=True)
+    done = cli("manifest", "export", packed[0].path, "--out", tmp_path / "some")
+    assert done.exit_code == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["some", "some.tmp"]
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("out", "cause"),
+    [
+        ("s3://bucket/robot", "LeRobot folders are written to a disk"),
+        ("{tmp}/file/robot", "a file is in its way"),
+    ],
+)
+def test_places_that_cannot_be_written(
+    cli: Cli, packed: tuple[Dataset, Path], tmp_path: Path, out: str, cause: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    done = cli("manifest", "export", packed[0].path, "--out", out.format(tmp=tmp_path))
+    assert (done.exit_code, cause in done.stderr) == (2, True), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_clip_of_variable_rate_is_refused_and_nothing_is_left(cli: Cli, tmp_path: Path) -> None:
@@ -182,7 +216,8 @@ def test_a_clip_of_variable_rate_is_refused_and_nothing_is_left(cli: Cli, tmp_pa
                **layouts.SMALL)  # fmt: skip
     dataset = run(tmp_path / "a.mp4", tmp_path / "data", "human")
     done = cli("manifest", "export", dataset.path, "--out", tmp_path / "x")
-    assert done.exit_code == 1
-    assert "frames per second" in done.stderr
-    assert "is_variable_rate" in done.stderr
+    assert done.exit_code == 2
+    assert "1 of 1 clips do not run at" in done.stderr
+    (clip_id,) = dataset.sql("SELECT clip_id FROM kept").column(0).to_pylist()
+    assert f"--where \"clip_id NOT IN ('{clip_id}')\"" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "data"]
