@@ -30,6 +30,8 @@ from .endpoint import Endpoint, PassingError
 from .labels import PROMPT, SCHEMA, read_labels
 
 ASSUMED_TOKENS_PER_FRAME = 1000
+MAX_TOKENS_PER_ANSWER = 10_000_000
+"""A server that says it took more lies."""
 NUM_SILENT_IN_A_ROW = 8
 _JPEG_QUALITY = 85
 
@@ -112,7 +114,7 @@ class CaptionScorer:
             ConfigError: The environment variable is not set.
         """
         name = self.config.api_key_env
-        key = os.environ.get(name) if name else None
+        key = os.environ.get(name, "").strip() if name else None
         if name and not key:
             raise ConfigError(
                 f"The environment variable {name}, which holds the key, is not set.",
@@ -226,9 +228,9 @@ class CaptionScorer:
         """Add an answer's tokens; one that does not say, or lies, is charged a high estimate."""
         usage = answer.get("usage")
         said = usage.get("total_tokens") if isinstance(usage, dict) else None
-        is_count = isinstance(said, int) and not isinstance(said, bool) and said > 0
+        is_count = type(said) is int and 0 < said <= MAX_TOKENS_PER_ANSWER
         assumed = num_frames * ASSUMED_TOKENS_PER_FRAME + self.config.max_answer_tokens
-        spent = int(said) if is_count and isinstance(said, int) else assumed
+        spent = int(said) if is_count else assumed
         with self._lock:
             self._num_tokens += spent
             self._largest_tokens = max(self._largest_tokens, spent)

@@ -49,11 +49,17 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         """Check the URL before any work."""
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(self.url)
+            is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port that is no number, a bracket that is not closed
+            is_url = False
+        if not is_url or any(sign.isspace() for sign in self.url):
             raise ConfigError(
                 f"endpoint is {self.url!r}, must be a URL such as http://localhost:8000/v1."
             )
+        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable()):
+            raise ConfigError("The key holds signs that no HTTP header takes, perhaps a line end.")
 
     def ask(
         self,
@@ -105,7 +111,7 @@ class Endpoint:
             text = _read(response)
             if is_late.is_set():  # a body without a length ends where we hung up
                 raise TimeoutError
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, UnicodeError, http.client.HTTPException) as error:
             if is_late.is_set() or isinstance(error, TimeoutError):
                 raise PassingError(f"no answer within {self.timeout_s:g} s") from error
             raise PassingError(f"{type(error).__name__}: {error}") from error
@@ -117,7 +123,7 @@ class Endpoint:
             raise self._refusal(response, text)
         try:
             answer = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PassingError(f"the answer is not JSON: {_start(text)!r}") from error
         if not isinstance(answer, dict):
             raise PassingError(f"the answer is no JSON object: {_start(text)!r}")
@@ -148,8 +154,10 @@ class Endpoint:
         return http.client.HTTPConnection(parts.hostname, parts.port, timeout=self.timeout_s)
 
     def _path(self) -> str:
-        base = urlsplit(self.url).path.rstrip("/")
-        return f"{base}/chat/completions" if base else "/v1/chat/completions"
+        """With the URL's own query, by which some services choose a version of their interface."""
+        parts = urlsplit(self.url)
+        path = f"{parts.path.rstrip('/') or '/v1'}/chat/completions"
+        return f"{path}?{parts.query}" if parts.query else path
 
     def _headers(self) -> dict[str, str]:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}

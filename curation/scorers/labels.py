@@ -50,7 +50,7 @@ def read_labels(text: str) -> dict[str, Any]:
     fenced = _FENCE.match(bare)
     try:
         found = json.loads(fenced.group(1) if fenced else bare)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {bare[:80]!r}") from error
     check(found, SCHEMA, "the answer")
     objects = (_plain(name, f"objects[{index}]") for index, name in enumerate(found["objects"]))

@@ -90,6 +90,9 @@ PASSING = {
     "hung up": hung_up,
     "broken off": broken_off,
     "not JSON": raw(b"<html>"),
+    "half of JSON": raw(b'{"choices": [{"message": {"content": "{'),
+    "100,000 brackets": raw(b"[" * 100_000),
+    "100,000 brackets as text": say("[" * 100_000),
     "a list": raw(b"[1]"),
     "no choices": raw(b'{"error": "but status 200"}'),
     "choices of another kind": raw(b'{"choices": {"0": 1}}'),
@@ -191,7 +194,10 @@ def test_the_token_budget_leaves_clips_for_later(server: VisionServer) -> None:
     assert made.take_notes() == {"num_answers": 3, "num_tokens": 300, "num_cached": 0}
 
 
-@pytest.mark.parametrize("usage", [{"total_tokens": -5}, {"total_tokens": "few"}, [1], {"x": 1}])
+@pytest.mark.parametrize(
+    "usage",
+    [{"total_tokens": -5}, {"total_tokens": "few"}, {"total_tokens": 10**400}, [1], {"x": 1}],
+)
 def test_a_server_that_lies_about_tokens_is_charged_an_estimate(
     server: VisionServer, usage: object
 ) -> None:
@@ -217,12 +223,21 @@ def test_answers_are_cached_by_the_pictures(server: VisionServer, tmp_path: Path
 def test_the_key_is_sent_only_when_named(
     server: VisionServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MY_KEY", "secret")
+    monkeypatch.setenv("MY_KEY", "secret\n")
     scorer(server, api_key_env="MY_KEY").score(clip("a"))
     assert server.headers[0]["Authorization"] == "Bearer secret"
     monkeypatch.delenv("MY_KEY")
     with pytest.raises(ConfigError, match="MY_KEY, which holds the key, is not set"):
         scorer(server, api_key_env="MY_KEY")
+    monkeypatch.setenv("MY_KEY", "secret\nX-Other: 1")
+    with pytest.raises(ConfigError, match="signs that no HTTP header takes") as caught:
+        scorer(server, api_key_env="MY_KEY")
+    assert "secret" not in caught.value.message
+
+
+def test_the_urls_query_goes_along(server: VisionServer) -> None:
+    scorer(server, endpoint=f"{server.url}/?api-version=3").score(clip("a"))
+    assert server.paths == {"/v1/chat/completions?api-version=3": 1}
 
 
 def test_thoughts_and_fences_are_taken_off() -> None:
@@ -233,6 +248,8 @@ def test_thoughts_and_fences_are_taken_off() -> None:
     ("setting", "words"),
     [
         ("endpoint=localhost:8000", "must be a URL such as"),
+        ("endpoint=http://localhost:80a/v1", "must be a URL such as"),
+        ("endpoint=http://[::1/v1", "must be a URL such as"),
         ("attempts=0", "every count of the captions scorer must be at least 1"),
         ("timeout_s=0", "timeout_s must be positive"),
         ("response_format=xml", "must be one of json_schema"),
