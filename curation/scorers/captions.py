@@ -195,6 +195,9 @@ class CaptionScorer:
         except SampleError as error:
             self._note_silence(error)
             raise
+        except EgodojoError:
+            self._stopped.set()  # what cannot work is asked by no other thread either
+            raise
         with self._lock:
             self._num_silent = 0
         return labels
@@ -207,7 +210,7 @@ class CaptionScorer:
 
     def _reserve(self) -> bool:
         with self._lock:
-            if not self._may_spend():
+            if self._stopped.is_set() or not self._may_spend():
                 return False
             self._num_in_flight += 1
             return True
@@ -243,6 +246,7 @@ class CaptionScorer:
             self._num_silent += 1
             is_silent = self._num_silent >= NUM_SILENT_IN_A_ROW
         if is_silent:
+            self._stopped.set()
             raise EgodojoError(
                 f"{self.config.endpoint} gave no usable answer for {NUM_SILENT_IN_A_ROW} clips in "
                 f"a row; the last: {error.message}",

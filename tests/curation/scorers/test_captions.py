@@ -176,7 +176,7 @@ def test_an_endpoint_that_answers_nothing_is_given_up(server: VisionServer) -> N
     made = scorer(server, attempts=1, concurrency=2)
     with pytest.raises(EgodojoError, match="no usable answer for 8 clips in a row"):
         list(made.score_clips([clip(str(n)) for n in range(100)]))
-    assert len(server.bodies) < 20
+    assert len(server.bodies) in (8, 9), "the other thread may have begun one more"
 
 
 @pytest.mark.parametrize("limit", [1, 3])
