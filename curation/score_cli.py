@@ -27,6 +27,13 @@ from manifests.locations import Location
 @click.option("--replace", is_flag=True, help="Replace the rows of another version of that name.")
 @click.option("--cpus", default=1.0, show_default=True, help="CPUs of one worker.")
 @click.option("--gpus", default=0.0, show_default=True, help="GPUs of one worker.")
+@click.option(
+    "--timeout-s",
+    default=21600.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds one shard may take.",
+)
 @click.option("--inline", is_flag=True, help="Work in this process, without Ray.")
 @click.option("--dry-run", is_flag=True, help="Say what is missing, write nothing.")
 @output_options
@@ -39,6 +46,7 @@ def score(
     replace: bool,
     cpus: float,
     gpus: float,
+    timeout_s: float,
     inline: bool,
     dry_run: bool,
     as_json: bool,
@@ -82,6 +90,7 @@ def score(
         result = scoring.score(
             plan,
             engine="inline" if inline else "ray",
+            timeout_s=timeout_s,
             command=" ".join(["egodojo", *sys.argv[1:]]),
             on_shard=progress.advance,
         )

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -31,7 +32,7 @@ from manifests.errors import (
 )
 from manifests.storage import Location
 from pipeline.clips import ClipReader
-from pipeline.runner import Engine, Outcome, run_units
+from pipeline.runner import Engine, Outcome, engine_started, run_units
 
 from .run_record import RunRecord
 from .scorers.base import ClipFacts, ClipView, Resources, Row, Scorer, absolute_spec, build_scorer
@@ -72,6 +73,11 @@ class ScoreUnit:
 
     shard: str
     clips: tuple[ClipFacts, ...]
+
+    def one_by_one(self) -> Iterator[ScoreUnit]:
+        """A unit for each of its clips."""
+        for clip in self.clips:
+            yield ScoreUnit(shard=self.shard, clips=(clip,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +158,8 @@ class ScoreResult:
         """
         if self.failures:
             raise EgodojoError(
-                f"{len(self.failures)} shards were not scored; the first, {self.failures[0]}",
+                f"{len(self.failures)} of {self.num_shards} shards were not scored; the first, "
+                f"{self.failures[0]}",
                 hint="The other rows are stored; run the same command again for the rest.",
             )
         allowed = max(1, int(FAILURE_BUDGET_RATIO * self.num_clips))
@@ -232,14 +239,19 @@ def score(
     plan: ScorePlan,
     *,
     engine: Engine = "ray",
+    timeout_s: float = UNIT_TIMEOUT_S,
     command: str = "egodojo score",
     on_shard: Callable[[], None] | None = None,
 ) -> ScoreResult:
     """Do what a plan says; rows are committed every few seconds, also when it is interrupted.
 
+    A shard that killed its worker or ran past its limit is scored again, clip by clip, so that one
+    clip does not cost its neighbours their rows.
+
     Args:
         plan: From `plan_scoring`.
-        engine: `inline` works in this process.
+        engine: `inline` works in this process, without a time limit.
+        timeout_s: For one shard, or one clip when clips are taken one by one.
         command: The command line, for the run record.
         on_shard: Called after each shard.
 
@@ -261,12 +273,16 @@ def score(
             num_left=plan.num_left_out,
             run=str(record.path),
         )
+        started = engine_started(engine) if plan.clips.num_rows else nullcontext()
         try:
-            with record.timed("score"), _Writer(plan, done) as writer:
-                for outcome in _outcomes(plan, engine):
+            with record.timed("score"), started, _Writer(plan, done) as writer:
+                for outcome in _outcomes(plan, plan.units(), engine, timeout_s=timeout_s):
+                    done.num_shards += 1
                     writer.take(outcome)
                     if on_shard is not None:
                         on_shard()
+                for outcome in _outcomes(plan, writer.one_by_one(), engine, timeout_s=timeout_s):
+                    writer.take(outcome)
         finally:
             lines = [json.dumps({"clip_id": k, "error": w}) for k, w in done.problems.items()]
             record.write_text("problems.jsonl", "".join(f"{line}\n" for line in lines))
@@ -331,18 +347,20 @@ def _answers(scorer: Scorer, views: Sequence[ClipView]) -> Iterator[tuple[str, R
             yield view.facts.clip_id, error
 
 
-def _outcomes(plan: ScorePlan, engine: Engine) -> Iterator[Outcome[ScoreUnit]]:
+def _outcomes(
+    plan: ScorePlan, units: Iterable[ScoreUnit], engine: Engine, *, timeout_s: float
+) -> Iterator[Outcome[ScoreUnit]]:
     if not plan.clips.num_rows:  # starts no Ray for nothing
         return iter(())
     return run_units(
         score_shard,
-        plan.units(),
+        units,
         engine=engine,
         slots=getattr(plan.scorer, "max_workers", None),
         setup=partial(load_worker, plan.job),
         num_cpus=plan.job.resources.num_cpus,
         num_gpus=plan.job.resources.num_gpus,
-        timeout_s=UNIT_TIMEOUT_S,
+        timeout_s=timeout_s,
     )
 
 
@@ -359,6 +377,8 @@ class _Writer:
         self._must_replace = plan.must_replace
         self._committed_at = time.monotonic()
         self._num_failed_in_a_row = 0
+        self._lost: list[ScoreUnit] = []
+        self._what = "shards"
 
     def __enter__(self) -> Self:
         return self
@@ -367,15 +387,21 @@ class _Writer:
         self._commit()
 
     def take(self, outcome: Outcome[ScoreUnit]) -> None:
-        """Count one unit and keep its rows.
+        """Count one unit and keep its rows, or what it was lost to.
 
         Raises:
             EgodojoError: Too many units in a row failed: the rest would fail as well.
         """
-        done, found = self._done, outcome.result
-        done.num_shards += 1
+        done, found, unit = self._done, outcome.result, outcome.unit
         if found is None:
-            self._fail(f"{outcome.unit.shard}: {outcome.error}")
+            why = str(outcome.error)
+            if outcome.kind not in ("died", "timeout"):
+                done.failures.append(f"{unit.shard}: {why}")
+            elif len(unit.clips) > 1:
+                self._lost.append(unit)
+            else:
+                done.problems[unit.clips[0].clip_id] = why
+            self._stop_in_time(f"{unit.shard}: {why}")
             return
         self._num_failed_in_a_row = 0
         self._rows += found.rows
@@ -387,12 +413,16 @@ class _Writer:
         if time.monotonic() - self._committed_at > COMMIT_EVERY_S:
             self._commit()
 
-    def _fail(self, why: str) -> None:
-        self._done.failures.append(why)
+    def one_by_one(self) -> list[ScoreUnit]:
+        """The clips of units whose worker died or was stopped; counting in a row begins anew."""
+        self._num_failed_in_a_row, self._what = 0, "clips"
+        return [unit for lost in self._lost for unit in lost.one_by_one()]
+
+    def _stop_in_time(self, why: str) -> None:
         self._num_failed_in_a_row += 1
         if self._num_failed_in_a_row == NUM_FAILED_IN_A_ROW:
             raise EgodojoError(
-                f"{NUM_FAILED_IN_A_ROW} shards in a row were not scored; the last, {why}",
+                f"{NUM_FAILED_IN_A_ROW} {self._what} in a row were not scored; the last, {why}",
                 hint="What was scored before is stored; rerun when the cause is gone.",
             )
 

@@ -231,9 +231,9 @@ class CaptionScorer:
         """Add an answer's tokens; one that does not say, or lies, is charged a high estimate."""
         usage = answer.get("usage")
         said = usage.get("total_tokens") if isinstance(usage, dict) else None
-        is_count = type(said) is int and 0 < said <= MAX_TOKENS_PER_ANSWER
-        assumed = num_frames * ASSUMED_TOKENS_PER_FRAME + self.config.max_answer_tokens
-        spent = int(said) if is_count else assumed
+        spent = num_frames * ASSUMED_TOKENS_PER_FRAME + self.config.max_answer_tokens
+        if isinstance(said, int) and said is not True and 0 < said <= MAX_TOKENS_PER_ANSWER:
+            spent = said
         with self._lock:
             self._num_tokens += spent
             self._largest_tokens = max(self._largest_tokens, spent)

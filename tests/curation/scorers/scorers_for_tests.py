@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,17 @@ class NaN(Plain):
 class Short(Plain):
     def score(self, clip: ClipView) -> dict[str, Any]:
         return {"num": 1}
+
+
+class Deadly(Plain):
+    """Kills its process at the first clip of one file and hangs at that of another."""
+
+    def score(self, clip: ClipView) -> dict[str, Any]:
+        if clip.facts.start_s == 0 and clip.facts.uri.endswith("v0.mp4"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if clip.facts.start_s == 0 and clip.facts.uri.endswith("v1.mp4"):
+            time.sleep(600)
+        return super().score(clip)
 
 
 class WrongType(Plain):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import scorers_for_tests
@@ -17,6 +19,7 @@ from curation.scorers import base
 from manifests.dataset import Dataset
 from manifests.errors import EgodojoError
 from manifests.shard_index import ShardIndex
+from pipeline.outcome import Outcome, attempt
 
 Cli = Callable[..., SimpleNamespace]
 ROOT = Path(__file__).resolve().parents[3]
@@ -166,6 +169,71 @@ def test_too_much_damage_ends_with_code_3(dataset: Path, cli: Cli) -> None:
     assert "2 of" in done.stderr
     assert "have no score; the budget allows 1" in done.stderr
     assert Dataset.open(dataset).table("scores/daylight").num_rows > 0
+
+
+def dying_at(poison: Collection[str]) -> Callable[..., Iterator[Outcome[scoring.ScoreUnit]]]:
+    """An engine whose worker dies of any unit that holds one of these clips."""
+
+    def run(work: Any, units: Any, *, setup: Any, **_: Any) -> Iterator[Any]:
+        state = setup()
+        for unit in units:
+            if {clip.clip_id for clip in unit.clips} & set(poison):
+                yield Outcome(unit=unit, kind="died", error="its worker process died")
+            else:
+                yield attempt(partial(work, state, unit)).outcome(unit)
+
+    return run
+
+
+@pytest.fixture
+def plan_of_pairs(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> scoring.ScorePlan:
+    """A plan whose units have two clips each."""
+    plan = scoring.plan_scoring(dataset, here("Plain"))
+    clips = [clip for unit in plan.units() for clip in unit.clips]
+    units = [
+        scoring.ScoreUnit(shard=clips[n].shard, clips=tuple(clips[n : n + 2]))
+        for n in range(0, len(clips) - 1, 2)
+    ]
+    monkeypatch.setattr(scoring.ScorePlan, "units", lambda self: iter(units))
+    return plan
+
+
+def test_a_clip_that_kills_its_worker_costs_itself_only(
+    dataset: Path, plan_of_pairs: scoring.ScorePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, units = plan_of_pairs, list(plan_of_pairs.units())
+    poison = units[0].clips[0].clip_id
+    monkeypatch.setattr(scoring, "run_units", dying_at({poison}))
+    found = scoring.score(plan, engine="inline")
+    found.check()  # one clip is within the budget
+    assert found.problems == {poison: "its worker process died"}
+    num_clips = sum(len(unit.clips) for unit in units)
+    assert (found.num_scored, found.num_shards) == (num_clips - 1, len(units))
+    known = Dataset.open(dataset).table("scores/plain").column("clip_id").to_pylist()
+    assert len(known) == num_clips - 1
+    assert poison not in known
+
+
+def test_workers_that_always_die_stop_the_run(
+    plan_of_pairs: scoring.ScorePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = [clip.clip_id for unit in plan_of_pairs.units() for clip in unit.clips]
+    monkeypatch.setattr(scoring, "run_units", dying_at(every))
+    with pytest.raises(EgodojoError, match="3 shards in a row were not scored; the last, clips-"):
+        scoring.score(plan_of_pairs, engine="inline")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_real_workers_that_die_and_hang(dataset: Path, cli: Cli) -> None:
+    done = cli("score", dataset, "--scorer", here("Deadly"), "--json", "--timeout-s", "5")
+    assert done.exit_code == 3, done.stderr
+    found = json.loads(done.stdout)
+    assert found["num_scored"] == found["num_clips"] - 2
+    assert sorted(found["problems"].values()) == [
+        "its worker process died (ActorDiedError)",
+        "stopped after its time limit of 5 s",
+    ]
 
 
 @pytest.mark.parametrize(
