@@ -84,7 +84,8 @@ def join_columns(
     columns = [column for column in table.schema.names if column not in used]
     if not columns:
         raise UsageError(f"{path} has no column besides those that rows are matched by.")
-    rows = table.append_column("_row", pa.array(range(table.num_rows), pa.int64()))
+    keys = table.select([key, *(() if key == "clip_id" else _SPAN)])
+    rows = keys.append_column("_row", pa.array(range(table.num_rows), pa.int64()))
     if key == "clip_id":
         pairs = _by_clip(dataset, rows)
     else:
@@ -103,7 +104,6 @@ def join_columns(
     dataset.append_score(name, scores, metadata=metadata, dry_run=True)
     if not dry_run:
         dataset.append_score(name, scores, metadata=metadata, replace=replace)
-    shown = table.select([key, *(_SPAN if key != "clip_id" else ())])
     return JoinReport(
         name=name,
         key=key,
@@ -111,7 +111,7 @@ def join_columns(
         num_rows=table.num_rows,
         num_matched=len(matched),
         num_unmatched=len(left),
-        unmatched=tuple(_text(shown, number) for number in left[:_MAX_EXAMPLES]),
+        unmatched=tuple(_text(keys, number) for number in left[:_MAX_EXAMPLES]),
         num_clips_scored=pairs.num_rows,
         num_clips=dataset.sql("SELECT count(*) AS n FROM clips").column("n")[0].as_py(),
     )
@@ -133,8 +133,9 @@ def _read(path: Path) -> pa.Table:
 
 def _key(table: pa.Table, path: Path) -> str:
     names = table.schema.names
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    lower = [name.lower() for name in names]  # tables and SQL do not tell them apart
+    if len(set(lower)) < len(names):
+        twice = next(name for name in names if lower.count(name.lower()) > 1)
         raise UsageError(f"{path} has two columns called {twice!r}.")
     for key in _KEYS:
         if key in names and (key == "clip_id" or set(_SPAN) <= set(names)):
@@ -149,18 +150,10 @@ def _key(table: pa.Table, path: Path) -> str:
 
 
 def _plain_types(table: pa.Table) -> pa.Table:
-    """Whole numbers as int64, others as double, categories as text; the rest stays as it is."""
+    """Whole numbers as int64, others as double, categories as text, also inside lists."""
     columns = []
-    for field in table.schema:
-        column, kind = table.column(field.name), field.type
-        if pa.types.is_dictionary(kind):
-            column, kind = column.cast(kind.value_type), kind.value_type
-        if pa.types.is_integer(kind):
-            kind = pa.int64()
-        elif pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-            kind = pa.float64()
-        elif pa.types.is_large_string(kind) or pa.types.is_null(kind):
-            kind = pa.string()
+    for field, column in zip(table.schema, table.columns, strict=True):
+        kind = _plain_type(field.type)
         try:
             columns.append(column.cast(kind))
         except pa.ArrowException as error:
@@ -168,6 +161,21 @@ def _plain_types(table: pa.Table) -> pa.Table:
                 f"Column {field.name} cannot be stored as {kind}: {error}"
             ) from error
     return pa.table(columns, names=table.schema.names)
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type that a column, or what is in its lists, is stored as; others as they are."""
+    if pa.types.is_dictionary(kind):
+        return _plain_type(kind.value_type)
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if is_list or pa.types.is_fixed_size_list(kind):
+        return pa.list_(_plain_type(kind.value_type))
+    if pa.types.is_integer(kind):
+        return pa.int64()
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return pa.float64()
+    is_text = pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return pa.string() if is_text or pa.types.is_null(kind) else kind
 
 
 def _by_clip(dataset: Dataset, rows: pa.Table) -> pa.Table:

@@ -97,6 +97,24 @@ def test_one_row_may_speak_for_several_clips(dataset: Dataset, tmp_path: Path) -
     assert (report.num_matched, report.num_clips_scored) == (1, 3)
 
 
+def test_vectors_of_any_length_and_width_are_taken(dataset: Dataset, tmp_path: Path) -> None:
+    ids = clip_ids(dataset)[:2]
+    vectors = pa.array(np.arange(4, dtype=np.float32) / 4)
+    file = parquet(
+        tmp_path / "a.parquet",
+        clip_id=pa.array(ids, pa.large_string()),
+        fixed=pa.FixedSizeListArray.from_arrays(vectors, 2),
+        free=pa.array([[1], [2, 3]], pa.large_list(pa.int32())),
+        _row=[7, 8],
+    )
+    join_columns(dataset, file, name="mine")
+    found = dataset.sql(f"SELECT mine.* FROM clips WHERE clip_id = '{ids[1]}'").to_pylist()
+    assert found == [{"fixed": [0.5, 0.75], "free": [2, 3], "_row": 8}]
+    with pytest.raises(UsageError, match="two columns called 'Score'"):
+        file = parquet(tmp_path / "b.parquet", clip_id=ids, Score=[1, 2], score=[3, 4])
+        join_columns(dataset, file, name="other")
+
+
 def test_nothing_is_written_when_it_does_not_fit(dataset: Dataset, tmp_path: Path) -> None:
     ids = clip_ids(dataset)
     path = tmp_path / "a.parquet"
