@@ -17,7 +17,7 @@ from PIL import Image
 
 from manifests.config import digest as digest_of
 from manifests.config import load_config, to_dict
-from manifests.errors import ConfigError
+from manifests.errors import ConfigError, SampleError
 
 from .base import Frames, Resources
 from .hands import HandBox
@@ -153,6 +153,7 @@ def read_outputs(
 
     Raises:
         ConfigError: The outputs are not as described.
+        SampleError: Boxes that are no numbers.
     """
     out = told.output
     needed = [out.boxes, *([out.scores] if out.decode == "boxes" else [])]
@@ -180,6 +181,8 @@ def read_outputs(
             f"{scores.shape} for a frame, not (m, 4) and (m,).",
             hint="Look at `transposed`, `boxes` and `scores` in its description.",
         )
+    if not np.isfinite(boxes).all():  # one such box would hide others
+        raise SampleError("the hand detector's boxes are no numbers", reason="detector")
     return boxes, scores
 
 

@@ -5,13 +5,14 @@ Columns are NULL where no detector is given, never 0: nobody looked.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from manifests.config import digest, to_dict
-from manifests.errors import ConfigError, UsageError
+from manifests.errors import ConfigError, SampleError, UsageError
 
 from .base import ClipView, Frames, Resources, Row, existing_file, file_digest, resolve
 
@@ -105,6 +106,8 @@ class HandScorer:
                 f"The hand detector gave {len(found)} answers for {len(frames)} frames.",
                 hint="`detect` returns one list of boxes per frame, empty where there is no hand.",
             )
+        if not all(math.isfinite(box.score) for boxes in found for box in boxes):
+            raise SampleError("the hand detector's scores are no numbers", reason="detector")
         counts = [sum(box.score >= self.config.min_score for box in boxes) for boxes in found]
         return {
             "hands_ratio": sum(count > 0 for count in counts) / len(counts),

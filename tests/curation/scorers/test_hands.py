@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from curation.scorers import detector_files as files
 from curation.scorers.base import ClipView, Resources
 from curation.scorers.hands import HandBox, HandsConfig, HandScorer
 from manifests.dataset import Dataset
-from manifests.errors import ConfigError, UsageError
+from manifests.errors import ConfigError, SampleError, UsageError
 
 Cli = Callable[..., SimpleNamespace]
 HERE = Path(__file__)
@@ -47,6 +48,12 @@ class BrightIsHand:
 class Forgetful(BrightIsHand):
     def detect(self, frames: Any) -> list[list[HandBox]]:
         return []
+
+
+class Unsure(BrightIsHand):
+    def detect(self, frames: Any) -> list[list[HandBox]]:
+        unsure = HandBox(left=0.0, top=0.0, right=1.0, bottom=1.0, score=math.nan)
+        return [[unsure] for _ in frames]
 
 
 class NoDetector:
@@ -278,3 +285,11 @@ def test_answers_that_do_not_fit() -> None:
         files.read_outputs([np.zeros((1, 2, 4))], 0, told(decode="boxes"))
     with pytest.raises(ConfigError, match=r"not \(m, 4\) and \(m,\)"):
         files.read_outputs([np.zeros((1, 6, 9))], 0, told(decode="boxes", scores=0))
+
+
+def test_answers_that_are_no_numbers_are_not_taken_for_no_hand() -> None:
+    with pytest.raises(SampleError, match="scores are no numbers"):
+        scored(f"{HERE}:Unsure")
+    boxes = np.full((1, 1, 4), np.nan)
+    with pytest.raises(SampleError, match="boxes are no numbers"):
+        files.read_outputs([boxes, np.ones((1, 1))], 0, told(decode="boxes"))
