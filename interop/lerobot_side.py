@@ -15,16 +15,16 @@ import numpy as np
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 FPS, HEIGHT, WIDTH = 30, 120, 160
-LENGTHS = (40, 30)
-TASKS = ("pick up the cup", "fold the towel")
+LENGTHS = (40, 60, 30)
+TASKS = ("pick up the cup", "fold the towel", "open the drawer")
 NAMES = ["shoulder", "elbow", "gripper"]
-CAMERA = "observation.images.top"
+CAMERA, OTHER = "observation.images.top", "observation.images.wrist"
 
 
 def picture(index: int) -> np.ndarray:
-    """A bright bar, 16 pixels wide, that moves two pixels a frame."""
+    """A bright bar, 16 pixels wide, that moves one pixel a frame."""
     found = np.full((HEIGHT, WIDTH, 3), 40, np.uint8)
-    found[:, 2 * index : 2 * index + 16] = 220
+    found[:, index : index + 16] = 220
     return found
 
 
@@ -34,7 +34,7 @@ def vector(index: int) -> np.ndarray:
 
 
 def make(root: Path) -> dict[str, Any]:
-    """Write two episodes with lerobot's own writer."""
+    """Write three episodes, seen by two cameras, with lerobot's own writer."""
     number = {"dtype": "float32", "shape": (3,), "names": NAMES}
     image = {
         "dtype": "video",
@@ -46,15 +46,14 @@ def make(root: Path) -> dict[str, Any]:
         FPS,
         root=root,
         robot_type="toy",
-        features={CAMERA: image, "action": number, "observation.state": number},
+        features={OTHER: image, CAMERA: image, "action": number, "observation.state": number},
     )
     index = 0
     for length, task in zip(LENGTHS, TASKS, strict=True):
         for _ in range(length):
             row = vector(index)
-            dataset.add_frame(
-                {CAMERA: picture(index), "action": row, "observation.state": -row, "task": task}
-            )
+            seen = {CAMERA: picture(index), OTHER: 255 - picture(index)}
+            dataset.add_frame({**seen, "action": row, "observation.state": -row, "task": task})
             index += 1
         dataset.save_episode()
     dataset.finalize()
@@ -76,6 +75,7 @@ def check(root: Path) -> dict[str, Any]:
         "episodes": [int(row["episode_index"]) for row in rows],
         "timestamps": [float(row["timestamp"]) for row in rows],
         "actions": [row["action"].tolist() for row in rows],
+        "states": [np.atleast_1d(row["observation.state"]).tolist() for row in rows],
         "picture_shape": list(rows[0][camera].shape),
         "column_means": [row[camera].mean(dim=(0, 1)).tolist() for row in rows],
         "stats": {key: np.asarray(v).tolist() for key, v in dataset.meta.stats["action"].items()},

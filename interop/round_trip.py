@@ -1,6 +1,8 @@
-"""`make interop`: lerobot writes, egodojo curates and exports, lerobot reads: frames, rows, tasks.
+"""`make interop`: lerobot writes, egodojo curates, decides and exports, lerobot reads.
 
-The other half, `lerobot_side.py`, runs in lerobot's own environment, whose pins clash with ours.
+Three episodes of 40, 60 and 30 frames are cut into clips of a second; what is left of the first is
+too short, and the third is dropped by a rule. The other half, `lerobot_side.py`, runs in lerobot's
+own environment, whose pins clash with ours.
 """
 
 from __future__ import annotations
@@ -18,11 +20,19 @@ import numpy as np
 
 SIDE = Path(__file__).parent / "lerobot_side.py"
 BODY = """name: toy_arm
-description: Three joints.
-action_names: [shoulder, elbow, gripper]
-action_units: [rad, rad, rad]
+description: Three joints, and where the first one is.
+action_names: [shoulder, elbow, gripper, observation.state.shoulder]
+action_units: [rad, rad, rad, rad]
 """
-SMALL = ("--set", "encode.width=160", "--set", "encode.height=120")
+RECIPE = """name: no_drawers
+about: Leaves one task out.
+keep:
+  drawer:
+    keep_when: text <> 'open the drawer'
+"""
+SETS = ("encode.width=160", "encode.height=120", "clip_len_s=1")
+KEPT = [*range(30), *range(40, 100)]
+"""Numbers of the frames that come back."""
 
 
 def lerobot(python: str, action: str, root: Path, folder: Path) -> dict[str, Any]:
@@ -47,30 +57,33 @@ def round_trip(python: str, folder: Path) -> dict[str, Any]:
     """The whole way round; a report with one entry per thing compared."""
     made, data, out = folder / "made", folder / "data", folder / "curated"
     count = lerobot(python, "make", made, folder)["num_frames"]
-    body = folder / "toy_arm.yaml"
+    body, recipe = folder / "toy_arm.yaml", folder / "no_drawers.yaml"
     body.write_text(BODY)
+    recipe.write_text(RECIPE)
+    sets = [word for setting in SETS for word in ("--set", setting)]
     egodojo("curate", made, "--out", data, "--recipe", "permissive", "--embodiment", body,
-            "--inline", *SMALL)  # fmt: skip
+            "--inline", *sets)  # fmt: skip
+    egodojo("decide", data, "--recipe", recipe)
     egodojo("manifest", "validate", data)
     egodojo("manifest", "export", data, "--format", "lerobot-v3", "--out", out)
     found = lerobot(python, "check", out, folder)
-    rows = np.arange(count)[:, None] + np.arange(3) / 4
-    off = np.arange(160) - 2 * np.arange(count)[:, None]
+    rows = np.asarray(KEPT)[:, None] + np.arange(3) / 4
+    off = np.arange(160) - np.arange(count)[:, None]
     bars = np.where((off >= 0) & (off < 16), 220, 40) / 255
     seen = np.asarray(found["column_means"])
-    texts = ["pick up the cup"] * 40 + ["fold the towel"] * 30
-    times = [i / 30 for i in range(40)] + [i / 30 for i in range(30)]
+    nearest = np.abs(seen[:, None] - bars[None]).mean(axis=2).argmin(axis=1)
     return {
         "lerobot": found["lerobot"],
         "num_frames": found["num_frames"],
-        "frames_equal": found["num_frames"] == count and found["num_episodes"] == 2,
+        "frames_equal": found["episodes"] == [0] * 30 + [1] * 30 + [2] * 30,
         "actions_equal": bool(np.array_equal(np.asarray(found["actions"]), rows)),
-        "tasks_equal": found["tasks"] == texts,
-        "times_equal": bool(np.allclose(found["timestamps"], times, atol=1e-6)),
-        "statistics_equal": bool(np.allclose(found["stats"]["mean"], rows.mean(axis=0))),
-        "pictures_in_order": bool(
-            (np.abs(seen[:, None] - bars[None]).mean(axis=2).argmin(axis=1) == rows[:, 0]).all()
+        "states_equal": bool(np.array_equal(np.asarray(found["states"]), -rows[:, :1])),
+        "tasks_equal": found["tasks"] == ["pick up the cup"] * 30 + ["fold the towel"] * 60,
+        "times_equal": bool(
+            np.allclose(found["timestamps"], np.asarray([*range(30)] * 3) / 30, atol=1e-6)
         ),
+        "statistics_equal": bool(np.allclose(found["stats"]["mean"], rows.mean(axis=0))),
+        "pictures_in_order": nearest.tolist() == KEPT,
     }
 
 
