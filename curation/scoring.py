@@ -7,6 +7,7 @@ only read. Several versions of a scorer stand side by side under names of their 
 from __future__ import annotations
 
 import json
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,6 +37,8 @@ from pipeline.runner import Engine, Outcome, engine_started, run_units
 
 from .run_record import RunRecord
 from .scorers.base import ClipFacts, ClipView, Resources, Row, Scorer, absolute_spec, build_scorer
+
+log = logging.getLogger(__name__)
 
 COMMIT_EVERY_S = 10.0
 UNIT_TIMEOUT_S = 6 * 3600.0
@@ -416,7 +419,10 @@ class _Writer:
     def one_by_one(self) -> list[ScoreUnit]:
         """The clips of units whose worker died or was stopped; counting in a row begins anew."""
         self._num_failed_in_a_row, self._what = 0, "clips"
-        return [unit for lost in self._lost for unit in lost.one_by_one()]
+        alone = [unit for lost in self._lost for unit in lost.one_by_one()]
+        if alone:
+            log.warning("Workers died or were stopped: %d clips are taken one by one.", len(alone))
+        return alone
 
     def _stop_in_time(self, why: str) -> None:
         self._num_failed_in_a_row += 1

@@ -226,13 +226,13 @@ def test_workers_that_always_die_stop_the_run(
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_real_workers_that_die_and_hang(dataset: Path, cli: Cli) -> None:
-    done = cli("score", dataset, "--scorer", here("Deadly"), "--json", "--timeout-s", "5")
+    done = cli("score", dataset, "--scorer", here("Deadly"), "--json", "--timeout-s", "20")
     assert done.exit_code == 3, done.stderr
     found = json.loads(done.stdout)
     assert found["num_scored"] == found["num_clips"] - 2
     assert sorted(found["problems"].values()) == [
         "its worker process died (ActorDiedError)",
-        "stopped after its time limit of 5 s",
+        "stopped after its time limit of 20 s",
     ]
 
 
