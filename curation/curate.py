@@ -436,7 +436,9 @@ def _refuse_unnamed_actions(inputs: Inputs, uris: Sequence[str]) -> None:
     """Recorded actions of a body that is not named would be lost without a word."""
     for uri in uris:
         try:
-            actions = actions_beside(uri, inputs.sidecars_of(uri))
+            ref = inputs.refs.get(uri)
+            place = ref.path if ref is not None and ref.layout == "link" else uri
+            actions = actions_beside(place, inputs.sidecars_of(uri))
         except SampleError:
             continue
         if actions is not None:

@@ -10,7 +10,7 @@ import glob
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,8 @@ from manifests.locations import is_remote
 from manifests.records import video_id_of
 from pipeline.flaky import SourceError, check_source, patiently
 
-from .footage import RemoteFile, list_remote, on_disk, size_of, told, uri_of
+from .footage import RemoteFile, list_remote, on_disk, path_of, size_of, told, uri_of
+from .sidecars import Sidecars, find_sidecars
 from .sources.find import SourceFinder, refuse_layouts
 from .sources.record import text_of
 from .sources.reference import Listing, SourceRef
@@ -99,6 +100,7 @@ def find_inputs(
     found: set[str] = set()
     ignored: set[str] = set()
     objects: dict[str, RemoteFile] = {}
+    local: list[str] = []
     for name in names:
         if is_remote(name):
             listed = list(list_remote(name))
@@ -113,12 +115,14 @@ def find_inputs(
                 for file in _walk(path, finder.enter):
                     is_input = _is_video(file) and finder.takes_plain_files
                     (found if is_input else ignored).add(uri_of(file))
+                    local += [file] if is_input else []
             elif path == name or _is_video(path):
                 found.add(uri_of(path))
+                local.append(path)
             else:
                 ignored.add(uri_of(path))
     finder.check(names)
-    refs = finder.refs
+    refs = _beside_links(local) | finder.refs
     found.update(refs)
     return Inputs(
         uris=tuple(sorted(found)),
@@ -270,6 +274,27 @@ def _walk(folder: str, is_taken: Callable[[str, Sequence[str]], bool]) -> Iterat
             folders.clear()
             continue
         yield from (os.path.join(parent, file) for file in files)
+
+
+def _beside_links(paths: Iterable[str]) -> dict[str, SourceRef]:
+    """Videos met through links whose sidecars lie beside the link, none beside the file itself.
+
+    A cache of downloads is a tree of links to files without names of their own. Of several links
+    to one file the smallest path counts.
+    """
+    found: dict[str, SourceRef] = {}
+    for path in sorted(filter(os.path.islink, paths), reverse=True):
+        uri, link = uri_of(path), os.path.abspath(path)
+        if link.isprintable() and _has_sidecars(Path(link)) and not _has_sidecars(path_of(uri)):
+            found[uri] = SourceRef(layout="link", path=link)
+    return found
+
+
+def _has_sidecars(video: Path) -> bool:
+    try:
+        return find_sidecars(video) != Sidecars(caption=None, spans=None, actions=None)
+    except SampleError:  # two lists of spans: the work on the video will say so
+        return True
 
 
 def _is_video(path: str) -> bool:

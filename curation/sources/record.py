@@ -51,7 +51,7 @@ def read_record(video: Mapping[str, Any], path: Path, action_names: Sequence[str
     Raises:
         SampleError: Something that belongs to it cannot be used.
     """
-    ref = parse_reference(video.get("sidecar"))
+    ref, path = _place(parse_reference(video.get("sidecar")), path)
     found = find_sidecars(path)
     spans, actions = None, None
     if ref is not None:
@@ -66,8 +66,8 @@ def read_record(video: Mapping[str, Any], path: Path, action_names: Sequence[str
 def record_digests(video: Mapping[str, Any], path: Path, action_names: Sequence[str]) -> list[str]:
     """SHA-256 of everything that belongs to a video; what cannot be read counts as nothing."""
     try:
+        ref, path = _place(parse_reference(video.get("sidecar")), path)
         digests = find_sidecars(path).digests()
-        ref = parse_reference(video.get("sidecar"))
         if ref is None:
             return digests
         return [*digests, _digest(ref, video, action_names)]
@@ -83,10 +83,18 @@ def text_of(ref: SourceRef | None, path: Path) -> str | None:
         SampleError: The layout's cannot be read.
         OSError: The caption cannot.
     """
+    ref, path = _place(ref, path)
     found = None
     if ref is not None and ref.layout == "egodex":
         found = egodex.read_text(Path(ref.path))
     return found or read_caption(path)
+
+
+def _place(ref: SourceRef | None, path: Path) -> tuple[SourceRef | None, Path]:
+    """A layout's reference, if any, and the path beside which a video's sidecars lie."""
+    if ref is not None and ref.layout == "link":
+        return None, Path(ref.path)
+    return ref, path
 
 
 def _digest(ref: SourceRef, video: Mapping[str, Any], action_names: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from manifests.config import canonical_json
 
-Layout = Literal["lerobot", "gr1", "egodex"]
+Layout = Literal["lerobot", "gr1", "egodex", "link"]
 LAYOUTS: tuple[str, ...] = ("auto", "lerobot", "gr1", "egodex", "folder")
 
 
@@ -22,8 +22,9 @@ class SourceRef:
     """What a video belongs to.
 
     Attributes:
-        layout: How its folder is laid out.
-        path: The dataset's root (`lerobot`, `gr1`) or the video's own pose file (`egodex`).
+        layout: How its folder is laid out; `link`: as plain files, met through a link.
+        path: The dataset's root (`lerobot`, `gr1`), the video's own pose file (`egodex`) or the
+            link beside which its sidecars lie.
         camera: The camera's key; empty when the layout knows but one.
     """
 

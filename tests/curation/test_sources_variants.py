@@ -13,7 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from test_sources import clips, run
 
+from curation.curate import CurateRequest, prepare
 from curation.ingest import find_inputs, probe_input
 from curation.sidecars import Actions, Span
 from curation.sources.egodex import read_poses, read_text
@@ -264,3 +266,29 @@ def test_a_text_that_cannot_be_read_leaves_a_note(tmp_path: Path) -> None:
     row = probe_input(str(take.with_suffix(".mp4")), source="s", embodiment="human", reference=ref)
     assert (row["state"], row["text"]) == ("readable", None)
     assert "cannot be read as HDF5" in row["detail"]
+
+
+def test_sidecars_beside_a_link_belong_to_the_video_behind_it(tmp_path: Path) -> None:
+    blobs, seen = tmp_path / "blobs", tmp_path / "seen"
+    blobs.mkdir()
+    seen.mkdir()
+    layouts.make_video(blobs / "made.mp4", num_frames=30, **layouts.SMALL)
+    (blobs / "made.mp4").rename(blobs / "a1b2")
+    for name in ("b", "a"):
+        (seen / f"{name}.mp4").symlink_to(blobs / "a1b2")
+        (seen / f"{name}.txt").write_text(f"text of {name}")
+    dataset = run(seen, tmp_path / "out", "human")
+    (row,) = clips(dataset)
+    assert (row["uri"], row["text"]) == (str(blobs / "a1b2"), "text of a")
+    before = dataset.sql("SELECT unit_id FROM plan").to_pylist()
+    (seen / "a.spans.csv").write_text("start_s,end_s,text\n0,0.5,x\n")
+    spans = run(seen, tmp_path / "spans", "human")
+    gates = spans.sql("SELECT text, gate FROM clips ORDER BY start_s").to_pylist()
+    assert [row["gate"] for row in gates] == ["too_short", "no_span"]
+    assert gates[0]["text"] == "x"
+    assert spans.sql("SELECT unit_id FROM plan").to_pylist() != before
+    layouts.write_table(seen / "a.actions.parquet", pa.table({"time_s": [0.0]}))
+    with pytest.raises(ConfigError, match=r"a\.actions\.parquet holds recorded actions"):
+        prepare(CurateRequest(inputs=(str(seen),), out=tmp_path / "other"))
+    (blobs / "a1b2.txt").write_text("beside the file itself")
+    assert find_inputs([str(seen)]).refs == {}
