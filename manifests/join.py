@@ -77,6 +77,8 @@ def join_columns(
         UsageError: The file cannot be read or lacks the columns to match by.
         DatasetError: A clip with two rows, a column type that tables do not take, NaN.
     """
+    if not 0 <= min_overlap <= 1:
+        raise UsageError(f"min_overlap is {min_overlap}, must lie in [0, 1].")
     path = Path(file)
     table = _plain_types(_read(path))
     key = _key(table, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -113,6 +114,8 @@ def test_vectors_of_any_length_and_width_are_taken(dataset: Dataset, tmp_path: P
     with pytest.raises(UsageError, match="two columns called 'Score'"):
         file = parquet(tmp_path / "b.parquet", clip_id=ids, Score=[1, 2], score=[3, 4])
         join_columns(dataset, file, name="other")
+    with pytest.raises(UsageError, match="min_overlap is nan"):
+        join_columns(dataset, file, name="other", min_overlap=math.nan)
 
 
 def test_nothing_is_written_when_it_does_not_fit(dataset: Dataset, tmp_path: Path) -> None:
