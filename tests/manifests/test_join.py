@@ -111,8 +111,8 @@ def test_vectors_of_any_length_and_width_are_taken(dataset: Dataset, tmp_path: P
     join_columns(dataset, file, name="mine")
     found = dataset.sql(f"SELECT mine.* FROM clips WHERE clip_id = '{ids[1]}'").to_pylist()
     assert found == [{"fixed": [0.5, 0.75], "free": [2, 3], "_row": 8}]
+    file = parquet(tmp_path / "b.parquet", clip_id=ids, Score=[1, 2], score=[3, 4])
     with pytest.raises(UsageError, match="two columns called 'Score'"):
-        file = parquet(tmp_path / "b.parquet", clip_id=ids, Score=[1, 2], score=[3, 4])
         join_columns(dataset, file, name="other")
     with pytest.raises(UsageError, match="min_overlap is nan"):
         join_columns(dataset, file, name="other", min_overlap=math.nan)
