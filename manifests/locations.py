@@ -7,6 +7,7 @@ whole goes through `manifests.storage`.
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -237,6 +238,13 @@ def matches(folder: Location, pattern: str) -> list[Location]:
     """What matches a pattern below a folder, sorted; nothing when the folder is not there."""
     found: Iterable[Any] = folder.glob(pattern)
     return sorted(found)
+
+
+def names_in(folder: Location) -> list[str]:
+    """Names of what lies directly in a folder; nothing when it is not there."""
+    if isinstance(folder, ObjectPath):
+        return [entry.name for entry in folder.iterdir()]
+    return os.listdir(folder) if folder.is_dir() else []
 
 
 def _fits(parts: tuple[str, ...], wanted: list[str]) -> bool:

@@ -188,3 +188,20 @@ def test_latents_that_cannot_be_read_are_a_problem_not_an_exception(damaged: Pat
     found = [problem for problem in validate(Dataset.open(damaged)) if problem.kind == "latents"]
     assert len(found) == 4
     assert all("cannot be read" in problem.detail for problem in found)
+
+
+def test_the_catalogue_is_not_read_again_for_each_shard(
+    sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries: list[str] = []
+    query = Dataset.sql
+    monkeypatch.setattr(
+        Dataset, "sql", lambda self, text: queries.append(text) or query(self, text)
+    )
+    asked = []
+    for num_videos in (1, 6):
+        dataset = toy_dataset(tmp_path / f"{num_videos}", num_videos=num_videos)
+        queries.clear()
+        assert validate(dataset) == []
+        asked.append(len(queries))
+    assert asked[0] == asked[1]
