@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from .action_vector import LATENT_WIDTH
 from .errors import DatasetError
-from .locations import Location, ObjectPath, location, matches
+from .locations import Location, ObjectPath, location, matches, names_in
 from .object_store import listed
 from .storage import remove, replacing, write_new
 
@@ -35,6 +35,7 @@ ROWS_SCHEMA = pa.schema(
 ROW_BYTES = 2 * LATENT_WIDTH
 _DIGEST = b"f16_sha256"
 _SHARDS_HELD = 64
+_LATER = re.compile(r"(.+)\.[0-9]+\.rows\.parquet\Z")
 
 
 def latent_dir(dataset: Location | str, model_id: str, step: int) -> Location:
@@ -241,6 +242,7 @@ class LatentReader:
         self.meta = meta
         self._shards: OrderedDict[str, dict[str, Float16Array]] = OrderedDict()
         self._everything: dict[str, Float16Array] | None = None
+        self._later: dict[str, list[str]] | None = None
 
     @classmethod
     def open(cls, dataset: Location | str, model_id: str, step: int) -> LatentReader:
@@ -322,15 +324,29 @@ class LatentReader:
                 self._everything = self._load(matches(self.folder, "*.rows.parquet"))
             return self._everything
         if shard not in self._shards:
-            paths = [
-                self.folder / f"{shard}.rows.parquet",
-                *matches(self.folder, f"{shard}.*.rows.parquet"),
-            ]
+            names = [f"{shard}.rows.parquet", *self._later_tables(shard)]
+            paths = [self.folder / name for name in names]
             self._shards[shard] = self._load([path for path in paths if path.exists()])
             while len(self._shards) > _SHARDS_HELD:
                 self._shards.popitem(last=False)
         self._shards.move_to_end(shard)
         return self._shards[shard]
+
+    def _later_tables(self, shard: str) -> list[str]:
+        """Names of a shard's further tables: for clips that were kept after the first ones.
+
+        Who asks for one shard of a bucket alone has the names that begin with it listed; for all
+        others the whole folder is listed, once.
+        """
+        if self._later is None and not self._shards and isinstance(self.folder, ObjectPath):
+            begun = (path.name for path in self.folder.beginning_with(f"{shard}."))
+            return [name for name in begun if _LATER.match(name)]
+        if self._later is None:
+            self._later = {}
+            for name in sorted(names_in(self.folder)):
+                if found := _LATER.match(name):
+                    self._later.setdefault(found[1], []).append(name)
+        return self._later.get(shard, [])
 
     def _load(self, tables: Sequence[Location]) -> dict[str, Float16Array]:
         found: dict[str, Float16Array] = {}

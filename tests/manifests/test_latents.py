@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from manifests import latents
 from manifests.errors import DatasetError
 from manifests.latents import LatentReader, LatentWriter, latent_dir, list_latents
+from manifests.locations import names_in
 
 MODEL = "lam-0123abcd"
 
@@ -58,6 +60,25 @@ def test_later_clips_go_to_numbered_files(tmp_path: Path) -> None:
     reader = LatentReader.open(tmp_path, MODEL, 1)
     assert reader.num_rows("clips-000000") == {"a": 5, "b": 6, "c": 7}
     assert reader.num_rows("clips-000001") == {}
+
+
+def test_the_folder_is_listed_once_however_many_shards_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listings: list[Path] = []
+    monkeypatch.setattr(
+        latents, "names_in", lambda folder: listings.append(folder) or names_in(folder)
+    )
+    folder = latent_dir(tmp_path, MODEL, 1)
+    for number in (0, 1, 2):
+        for clip_id in "ab":
+            writer = LatentWriter(folder, number, {})
+            writer.add(f"{clip_id}{number}", rows_of(4))
+            writer.finish()
+    reader = LatentReader.open(tmp_path, MODEL, 1)
+    for number in (0, 1, 2):
+        assert reader.num_rows(f"clips-{number:06d}") == {f"a{number}": 4, f"b{number}": 4}
+    assert len(listings) == 1
 
 
 @pytest.mark.parametrize(("step", "first_frame"), [(1, 0), (1, 7), (2, 5), (4, 3)])

@@ -93,6 +93,33 @@ def test_objects_read_like_files(bucket: str) -> None:
     assert matches(root, "*") == []
 
 
+def test_patterns_find_what_they_find_on_a_disk_and_list_no_more_than_they_must(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["a/step-1/meta.json", "a/step-1/c-0.1.rows", "a/step-1/c-0.rows", "a/step-1/c-00.rows"]
+    names += ["a/c-0.x/y.rows", "b/step-2/meta.json", "other/deep/er/c-0.rows", "top.json"]
+    for name in names:
+        for root in (location(bucket), tmp_path):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            storage.write_atomic(root / name, b"x")
+    patterns = ("*", "*.json", "*/step-*", "*/step-*/meta.json", "a/*/c-0.*", "a/step-1/c-00.rows")
+    for pattern in (*patterns, "**/*.rows", "*/**/*", "a/none"):
+        there = [path.relative_to(tmp_path).as_posix() for path in matches(tmp_path, pattern)]
+        found = [
+            str(path).removeprefix(f"{bucket}/") for path in matches(location(bucket), pattern)
+        ]
+        assert found == [name for name in there if name], pattern
+    begun = location(f"{bucket}/a/step-1").beginning_with("c-0.")
+    assert [path.name for path in begun] == ["c-0.1.rows", "c-0.rows"]
+    assert list(location(f"{bucket}/a").beginning_with("c-0.")) == []
+
+    def refused(uri: str, *, after: str | None = None) -> None:
+        raise AssertionError(f"{uri} was listed to its depth")
+
+    monkeypatch.setattr(object_store, "listed", refused)
+    assert len(matches(location(bucket), "*/step-*/meta.json")) == 2
+
+
 def test_two_writers_of_a_bucket_never_hold_the_lock_at_once(bucket: str) -> None:
     folder = location(f"{bucket}/ds")
     path = folder / "runs" / "LOCK"
