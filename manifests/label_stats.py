@@ -16,7 +16,8 @@ LABEL_COLUMNS = ("task", "scene", "objects", "skill")
 KINDS = {"scenes": "scene", "tasks": "task", "objects": "object", "skills": "skill"}
 
 _KEPT = """
-SELECT k.source, k.embodiment, k.uri, k.start_s, k.end_s, {columns} FROM kept AS k {join}
+SELECT k.source, k.embodiment, k.uri, k.start_s, k.end_s, {columns} FROM (
+    SELECT * FROM _decided WHERE verdict = 'keep') AS k {join}
 """
 
 # A trajectory is one stretch of doing one task: clips of a file that follow each other with less
@@ -58,7 +59,7 @@ def has_labels(dataset: Dataset) -> bool:
     """Whether there is a table of labels."""
     if LABEL_TABLE not in dataset.scores:
         return False
-    return set(LABEL_COLUMNS) <= set(dataset.table(f"scores/{LABEL_TABLE}").schema.names)
+    return set(LABEL_COLUMNS) <= set(dataset.relation(LABEL_TABLE).columns)
 
 
 def label_counts(dataset: Dataset) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _SUMS = """
 CREATE OR REPLACE TEMP TABLE _sums AS SELECT source, embodiment, gate, verdict, reason,
     count(*) AS num_clips, sum(end_s - start_s) AS length_s
-FROM clips GROUP BY ALL
+FROM _decided GROUP BY ALL
 """
 _FATES = """
 CREATE OR REPLACE TEMP TABLE _fates AS SELECT state, reason, count(*) AS num_files,

@@ -119,7 +119,7 @@ _CHECKS: dict[str, str] = {
         FROM decisions WHERE clip_id NOT IN (SELECT clip_id FROM _committed)
         UNION ALL SELECT clip_id, 'verdict ' || verdict || ', reason ' || coalesce(reason, 'NULL')
             || ', gate ' || coalesce(gate, 'NULL')
-        FROM clips WHERE verdict NOT IN ('keep', 'drop') OR (gate IS NOT NULL
+        FROM _decided WHERE verdict NOT IN ('keep', 'drop') OR (gate IS NOT NULL
             AND (verdict = 'keep' OR reason <> gate)) OR (verdict = 'keep' AND reason IS NOT NULL)
             OR (verdict = 'drop' AND reason IS NULL)""",
 }

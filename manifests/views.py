@@ -36,6 +36,12 @@ CREATE TEMP VIEW _committed AS
 SELECT * FROM _clips WHERE unit_id IN (SELECT unit_id FROM units)
 """
 
+# The view `clips` without scores: for counts, which would join every score table for nothing.
+_DECIDED = """
+CREATE TEMP VIEW _decided AS
+SELECT c.*, d.verdict, d.reason FROM _committed AS c LEFT JOIN decisions AS d USING (clip_id)
+"""
+
 _KEPT = "CREATE TEMP VIEW kept AS SELECT * FROM clips WHERE verdict = 'keep'"
 
 _FILES = f"""
@@ -70,7 +76,7 @@ WITH parts AS (
     FROM problems GROUP BY problem.video_id
 ), totals AS MATERIALIZED (
     SELECT uri, gate, verdict, reason, count(*) AS num_clips, sum(end_s - start_s) AS length_s
-    FROM clips GROUP BY ALL
+    FROM _decided GROUP BY ALL
 ), clip_counts AS (
     SELECT
         uri,
@@ -173,6 +179,7 @@ def open_views(
     for name, data in scores.items():
         _show(con, name, data)
     con.execute(_COMMITTED)
+    con.execute(_DECIDED)
     con.execute(clips_view({name: data.schema.names for name, data in scores.items()}))
     con.execute(_KEPT)
     con.execute(_FILES)

@@ -13,11 +13,12 @@ from dataset_helpers import (
     clip_row,
     planned_unit,
     problem,
+    toy_dataset,
     unit_row,
     video_row,
 )
 
-from manifests import Dataset
+from manifests import Dataset, stats
 from manifests.records import NOTE_STAGES, Part, PlannedUnit
 from manifests.views import FILE_STATES, RESERVED
 
@@ -211,3 +212,18 @@ def test_a_part_that_only_failed_is_not_quarantined_with_its_neighbour(tmp_path:
     found = scene.commit()
     assert (found["dies"]["state"], found["dies"]["reason"]) == ("quarantined", "worker_died")
     assert (found["fails"]["state"], found["fails"]["reason"]) == ("failed", "decode")
+
+
+def test_counting_joins_no_score_table(tmp_path: Path) -> None:
+    dataset = toy_dataset(tmp_path / "d")
+
+    def num_scans(query: str) -> int:
+        return str(dataset.sql(f"EXPLAIN {query}").to_pylist()).count("READ_PARQUET")
+
+    queries = ("SELECT state, count(*) FROM files GROUP BY 1", stats._SUMS.partition(" AS ")[2])
+    before = [num_scans(query) for query in queries]
+    ids = dataset.sql("SELECT clip_id FROM clips")
+    dataset.append_score("hands", ids.append_column("n", [range(len(ids))]), metadata={})
+    assert [num_scans(query) for query in queries] == before
+    assert min(before) > 0
+    assert num_scans("SELECT count(*) FROM clips") > num_scans("SELECT count(*) FROM _decided")
