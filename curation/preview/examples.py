@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-import pyarrow.compute as pc
-
 from manifests.dataset import Dataset
 from manifests.difference import Difference, last_difference
 from manifests.errors import DatasetError
 from manifests.markup import length, number, plural, table
 
+from .facts import clips_of
 from .sheets import TileMaker, sheet
 
 TABLES = {"duplicates": "that show the same", "semantic": "of the same content"}
@@ -21,6 +20,14 @@ TABLES = {"duplicates": "that show the same", "semantic": "of the same content"}
 NUM_CLUSTERS = 10
 NUM_PER_CLUSTER = 4
 NUM_CHANGED = 8
+_ROWS_AT_ONCE = 100_000
+_CHANGED = f"""
+SELECT clip_id, now.verdict, now.reason, before.reason AS reason_before
+FROM decisions AS now JOIN _decided_before AS before USING (clip_id)
+WHERE now.verdict <> before.verdict
+QUALIFY row_number() OVER (PARTITION BY now.verdict ORDER BY clip_id) <= {NUM_CHANGED}
+ORDER BY clip_id
+"""
 _COLUMNS = {"clip_id", "cluster_id", "duplicate_of", "distance"}
 
 
@@ -35,11 +42,10 @@ def _clusters_of(dataset: Dataset, table: str, tiles: TileMaker) -> str:
     (total,) = dataset.sql(
         f"""
         WITH sizes AS (
-            SELECT {table}.cluster_id AS id, count(*) AS clips,
-                count(*) FILTER ({table}.duplicate_of IS NOT NULL) AS copies,
-                coalesce(sum(end_s - start_s) FILTER (
-                    {table}.duplicate_of IS NOT NULL), 0.0) AS seconds
-            FROM clips WHERE {table}.cluster_id IS NOT NULL GROUP BY 1 HAVING clips > 1
+            SELECT cluster AS id, count(*) AS clips,
+                count(*) FILTER (original IS NOT NULL) AS copies,
+                coalesce(sum(end_s - start_s) FILTER (original IS NOT NULL), 0.0) AS seconds
+            FROM ({_members(table)}) GROUP BY 1 HAVING clips > 1
         )
         SELECT count(*) AS clusters, coalesce(sum(clips), 0) AS clips,
             coalesce(sum(copies), 0) AS copies, coalesce(sum(seconds), 0.0) AS seconds FROM sizes"""
@@ -49,13 +55,10 @@ def _clusters_of(dataset: Dataset, table: str, tiles: TileMaker) -> str:
     rows: list[dict[str, Any]] = dataset.sql(
         f"""
         WITH members AS (
-            SELECT clip_id, uri, source, start_s, end_s, num_frames, shard, gate, verdict, reason,
-                {table}.cluster_id AS cluster, {table}.duplicate_of AS original,
-                {table}.distance AS distance,
-                count(*) OVER (PARTITION BY {table}.cluster_id) AS size,
-                row_number() OVER (PARTITION BY {table}.cluster_id ORDER BY
-                    {table}.duplicate_of IS NOT NULL, {table}.distance, clip_id) AS place
-            FROM clips WHERE {table}.cluster_id IS NOT NULL
+            SELECT *, count(*) OVER (PARTITION BY cluster) AS size,
+                row_number() OVER (PARTITION BY cluster ORDER BY
+                    original IS NOT NULL, distance, clip_id) AS place
+            FROM ({_members(table)})
         ), largest AS (
             SELECT cluster FROM members WHERE size > 1 GROUP BY cluster, size
             ORDER BY size DESC, min(clip_id) LIMIT {NUM_CLUSTERS}
@@ -73,6 +76,14 @@ def _clusters_of(dataset: Dataset, table: str, tiles: TileMaker) -> str:
         f"The largest {len(drawn)} are shown, the original first."
     )
     return f'<p class="note">{words}</p>{"".join(drawn)}'
+
+
+def _members(table: str) -> str:
+    """A query of the clips in clusters of a table."""
+    return f"""
+        SELECT c.clip_id, uri, source, start_s, end_s, num_frames, shard, gate, verdict, reason,
+            d.cluster_id AS cluster, d.duplicate_of AS original, d.distance AS distance
+        FROM _decided AS c JOIN {table} AS d USING (clip_id) WHERE d.cluster_id IS NOT NULL"""
 
 
 def _has_clusters(dataset: Dataset, table: str) -> bool:
@@ -142,20 +153,20 @@ def _changed(dataset: Dataset, found: Difference, tiles: TileMaker) -> str:
     """Pictures of clips that changed sides, when the last decision can still be read."""
     try:
         before = Dataset.open(dataset.path, versions={"decisions": found.version})
-        old = before.table("decisions")
+        old = before.relation("decisions").select("clip_id, verdict, reason")
     except DatasetError:
         return ""
-    both = dataset.table("decisions").join(
-        old, keys="clip_id", join_type="inner", right_suffix="_old"
-    )
-    changed = both.filter(pc.not_equal(both.column("verdict"), both.column("verdict_old")))
+    con = dataset.connection()
+    con.register("_decided_before", old.to_arrow_reader(_ROWS_AT_ONCE))
+    changed = con.sql(_CHANGED).to_arrow_table().to_pylist()
+    con.unregister("_decided_before")
     sections = []
     for verdict, title, total in (
         ("keep", "Gained", found.num_gained),
         ("drop", "Lost", found.num_lost),
     ):
-        rows = changed.filter(pc.equal(changed.column("verdict"), verdict)).sort_by("clip_id")
-        shown = _changed_tiles(dataset, rows.slice(0, NUM_CHANGED).to_pylist(), tiles)
+        rows = [row for row in changed if row["verdict"] == verdict]
+        shown = _changed_tiles(dataset, rows, tiles)
         if shown:
             sections.append(
                 f"<details open><summary><h3>{title}</h3> <span>{len(shown)} of "
@@ -167,17 +178,13 @@ def _changed(dataset: Dataset, found: Difference, tiles: TileMaker) -> str:
 def _changed_tiles(
     dataset: Dataset, changed: Sequence[Mapping[str, Any]], tiles: TileMaker
 ) -> list[str]:
-    if not changed:
-        return []
-    listed = ", ".join(f"'{row['clip_id']}'" for row in changed)
-    clips = dataset.sql(f"SELECT * FROM clips WHERE clip_id IN ({listed})").to_pylist()
-    found = {clip["clip_id"]: clip for clip in clips}
+    found = {c["clip_id"]: c for c in clips_of(dataset, [row["clip_id"] for row in changed])}
     return [
         tiles.tile(
             found[row["clip_id"]],
             why=f"now dropped: {row['reason']}"
             if row["verdict"] == "drop"
-            else f"was dropped: {row['reason_old']}",
+            else f"was dropped: {row['reason_before']}",
         )
         for row in changed
         if row["clip_id"] in found and not tiles.is_spent

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import yaml
 
 from manifests.dataset import Dataset
@@ -16,12 +17,19 @@ from .predicates import Node, comparisons, parse
 
 NUM_BINS = 36
 MAX_LISTED = 300
+NUM_RANGED = 100_000
 GROUPS = ("kept", "dropped", "gated", "undecided")
+_ROWS_AT_ONCE = 100_000
 _GROUP = """CASE WHEN gate IS NOT NULL THEN 'gated' WHEN verdict = 'keep' THEN 'kept'
     WHEN verdict = 'drop' THEN 'dropped' ELSE 'undecided' END"""
 _WORST_FIRST = (
     "quarantined", "failed", "unreadable", "pending", "processed", "no_clips", "duplicate",
 )  # fmt: skip
+# Worked out once: several queries look at it.
+_FILES = """
+CREATE OR REPLACE TEMP TABLE _files_drawn AS SELECT uri, source, embodiment, state, reason, detail,
+    is_damaged, duration_s, num_clips, num_kept, written_s, kept_s FROM files
+"""
 _FACTS = {
     "duration_s": ("end_s - start_s", "s", "Length of the clip."),
     "fps": ("fps", "frames/s", "Frame rate of the clip."),
@@ -120,8 +128,9 @@ def collect(dataset: Dataset) -> Facts:
         dataset,
         f"""
         SELECT {_GROUP} AS name, count(*) AS clips, sum(end_s - start_s) AS seconds
-        FROM clips GROUP BY 1""",
+        FROM _decided GROUP BY 1""",
     )
+    dataset.sql(_FILES)
     troubles = "state <> 'processed' OR is_damaged"
     return Facts(
         name=settings.name,
@@ -135,14 +144,14 @@ def collect(dataset: Dataset) -> Facts:
             """
             SELECT coalesce(gate, reason) AS reason, gate IS NOT NULL AS is_gate,
                 count(*) AS clips, sum(end_s - start_s) AS seconds
-            FROM clips WHERE gate IS NOT NULL OR verdict = 'drop'
+            FROM _decided WHERE gate IS NOT NULL OR verdict = 'drop'
             GROUP BY 1, 2 ORDER BY clips DESC, reason""",
         ),
         fates=_rows(
             dataset,
             """
             SELECT state, count(*) AS files, coalesce(sum(duration_s), 0.0) AS seconds,
-                sum(kept_s) AS kept_s FROM files GROUP BY 1 ORDER BY files DESC, state""",
+                sum(kept_s) AS kept_s FROM _files_drawn GROUP BY 1 ORDER BY files DESC, state""",
         ),
         sources=_rows(
             dataset,
@@ -151,47 +160,54 @@ def collect(dataset: Dataset) -> Facts:
                 coalesce(sum(duration_s) FILTER (state <> 'duplicate'), 0.0) AS seconds,
                 sum(num_clips) AS clips, sum(written_s) AS written_s,
                 sum(num_kept) AS kept, sum(kept_s) AS kept_s
-            FROM files GROUP BY 1, 2 ORDER BY kept_s DESC, source, embodiment""",
+            FROM _files_drawn GROUP BY 1, 2 ORDER BY kept_s DESC, source, embodiment""",
         ),
         troubles=_rows(
             dataset,
             f"""
-            SELECT uri, source, state, reason, detail, is_damaged, duration_s FROM files
+            SELECT uri, source, state, reason, detail, is_damaged, duration_s FROM _files_drawn
             WHERE {troubles}
             ORDER BY list_position({list(_WORST_FIRST)}, state), reason, uri
             LIMIT {MAX_LISTED}""",
         ),
-        num_troubles=_count(dataset, f"SELECT count(*) AS n FROM files WHERE {troubles}"),
+        num_troubles=_count(dataset, f"SELECT count(*) AS n FROM _files_drawn WHERE {troubles}"),
         gated=_rows(
             dataset,
             f"""
-            SELECT gate, uri, start_s, end_s, num_frames FROM clips WHERE gate IS NOT NULL
+            SELECT gate, uri, start_s, end_s, num_frames FROM _committed WHERE gate IS NOT NULL
             ORDER BY gate, uri, start_s LIMIT {MAX_LISTED}""",
         ),
-        num_gated=_count(dataset, "SELECT count(*) AS n FROM clips WHERE gate IS NOT NULL"),
+        num_gated=_count(dataset, "SELECT count(*) AS n FROM _committed WHERE gate IS NOT NULL"),
         histograms=_histograms(dataset, rules),
     )
 
 
 def sample_clips(dataset: Dataset, *, num_kept: int, num_per_reason: int) -> list[dict[str, Any]]:
     """Clips for the contact sheets: written ones, spread over the sources, the same every time."""
-    rows = _rows(
-        dataset,
+    chosen = dataset.sql(
         f"""
         WITH ranked AS (
-            SELECT *, row_number() OVER (
+            SELECT clip_id, verdict, reason, source, row_number() OVER (
                 PARTITION BY verdict, reason, source ORDER BY clip_id) AS place
-            FROM clips WHERE gate IS NULL
+            FROM _decided WHERE gate IS NULL
         ), numbered AS (
             SELECT *, row_number() OVER (
                 PARTITION BY verdict, reason ORDER BY place, source, clip_id) AS number
-            FROM ranked
+            FROM ranked WHERE place <= {max(num_kept, num_per_reason)}
         )
-        SELECT * EXCLUDE (place) FROM numbered
+        SELECT clip_id, number FROM numbered
         WHERE number <= CASE WHEN verdict = 'drop' THEN {num_per_reason} ELSE {num_kept} END
-        ORDER BY verdict, reason, number""",
+        ORDER BY verdict, reason, number"""
     )
-    return rows
+    numbers = dict(zip(*(column.to_pylist() for column in chosen.columns), strict=True))
+    rows = {row["clip_id"]: row for row in clips_of(dataset, list(numbers))}
+    return [{**rows[clip_id], "number": number} for clip_id, number in numbers.items()]
+
+
+def clips_of(dataset: Dataset, clip_ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Whole rows of a few clips, scores included, in any order."""
+    listed = ", ".join(f"'{clip_id}'" for clip_id in clip_ids) or "NULL"
+    return _rows(dataset, f"SELECT * FROM clips WHERE clip_id IN ({listed})")
 
 
 def _rules(dataset: Dataset, recipe_text: str) -> tuple[RuleText, ...]:
@@ -302,37 +318,54 @@ def _drawn(
 
 
 def _ranges(dataset: Dataset, expressions: Sequence[str]) -> list[dict[str, Any]]:
-    """Lowest and highest value of each, where nearly all of them end, and how many are missing."""
-    values, asked = [], []
-    for i, sql in enumerate(expressions):
-        values.append(f"CAST({sql} AS DOUBLE) AS v{i}")
-        asked.append(
-            f"struct_pack(low := min(v{i}), high := max(v{i}), "
-            f"most := approx_quantile(v{i}, 0.995), missing := count(*) - count(v{i})) AS s{i}"
-        )
-    query = f"SELECT {', '.join(asked)} FROM (SELECT {', '.join(values)} FROM clips)"
+    """Lowest and highest value of each, where nearly all of them end, and how many are missing.
+
+    Where nearly all end is told by an even sample of the clips: those whose ids begin low.
+    """
+    num_clips = _count(dataset, "SELECT count(*) AS n FROM _committed")
+    share = min(1.0, NUM_RANGED / max(1, num_clips))
+    drawn = f"WHERE clip_id < '{round(share * 0xFFFFFF):06x}g'"
+    ends = _of_each(dataset, expressions, "approx_quantile({v}, 0.995)", drawn)
+    limits = "struct_pack(low := min({v}), high := max({v}), missing := count(*) - count({v}))"
+    found = _of_each(dataset, expressions, limits)
+    return [
+        {**limit, "most": limit["high"] if most is None else most}
+        for limit, most in zip(found, ends, strict=True)
+    ]
+
+
+def _of_each(
+    dataset: Dataset, expressions: Sequence[str], aggregate: str, where: str = ""
+) -> list[Any]:
+    """An aggregate of the value `{v}` of each expression, over all clips or some."""
+    values = [f"CAST({sql} AS DOUBLE) AS v{i}" for i, sql in enumerate(expressions)]
+    asked = [f"{aggregate.format(v=f'v{i}')} AS s{i}" for i in range(len(expressions))]
+    query = f"SELECT {', '.join(asked)} FROM (SELECT {', '.join(values)} FROM clips {where})"
     (row,) = _rows(dataset, query)
     return list(row.values())
 
 
 def _bins(dataset: Dataset, bins_sql: Sequence[str]) -> list[tuple[tuple[int, ...], ...]]:
-    """Clips of each group (as `GROUPS`) in each bin, for each expression that gives a bin."""
-    counts = [[[0] * len(GROUPS) for _ in range(NUM_BINS)] for _ in bins_sql]
+    """Clips of each group (as `GROUPS`) in each bin, for each expression that gives a bin.
+
+    Counted here, some clips at a time: in SQL it would be one row per clip and expression.
+    """
     if not bins_sql:
         return []
-    named = ", ".join(f"{sql} AS b{i}" for i, sql in enumerate(bins_sql))
-    counted = _rows(
-        dataset,
-        f"""
-        SELECT column_name, bin, name, count(*) AS clips
-        FROM (UNPIVOT (SELECT {_GROUP} AS name, {named} FROM clips)
-            ON COLUMNS(* EXCLUDE (name)) INTO NAME column_name VALUE bin)
-        GROUP BY ALL""",
+    num_groups, shape = len(GROUPS), (NUM_BINS + 1, len(GROUPS))
+    counts = np.zeros((len(bins_sql), *shape), np.int64)  # the last bin has those without a value
+    group = f"list_position({list(GROUPS)}, {_GROUP}) - 1"
+    named = ", ".join(
+        f"coalesce(greatest(0, {sql}), {NUM_BINS})::USMALLINT AS b{i}"
+        for i, sql in enumerate(bins_sql)
     )
-    for row in counted:
-        bins = counts[int(row["column_name"][1:])]
-        bins[max(0, row["bin"])][GROUPS.index(row["name"])] += row["clips"]
-    return [tuple(tuple(groups) for groups in bins) for bins in counts]
+    query = f"SELECT ({group})::USMALLINT AS place, {named} FROM clips"
+    for batch in dataset.connection().sql(query).to_arrow_reader(_ROWS_AT_ONCE):
+        place, *bins = (column.to_numpy() for column in batch.columns)
+        for into, found in zip(counts, bins, strict=True):
+            cells = np.bincount(found * num_groups + place, minlength=into.size)
+            into += cells.reshape(shape)
+    return [tuple(map(tuple, table[:NUM_BINS].tolist())) for table in counts]
 
 
 def _range(low: float, high: float, most: float, cuts: Sequence[float]) -> tuple[float, float]:

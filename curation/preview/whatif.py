@@ -57,7 +57,7 @@ def script_data(dataset: Dataset, facts: Facts) -> dict[str, Any]:
 
 def clip_places(dataset: Dataset) -> dict[str, int]:
     """Number of each clip that the script knows, by `clip_id`."""
-    ids = dataset.sql(f"SELECT clip_id FROM clips ORDER BY clip_id LIMIT {MAX_CLIPS}")
+    ids = dataset.sql(f"SELECT clip_id FROM _committed ORDER BY clip_id LIMIT {MAX_CLIPS}")
     return {clip_id: i for i, clip_id in enumerate(ids.column("clip_id").to_pylist())}
 
 
@@ -140,12 +140,16 @@ class _Collector:
         picked = [f"CAST({h.sql} AS DOUBLE) AS m{i}" for i, h in enumerate(self._columns.values())]
         picked += [f"CAST(({sql}) AS BOOLEAN) AS o{i}" for i, sql in enumerate(self._opaque)]
         cluster, rank = groups
+        last = self._dataset.sql(
+            "SELECT max(clip_id) AS last FROM ("
+            f"SELECT clip_id FROM _committed ORDER BY clip_id LIMIT {MAX_CLIPS})"
+        )["last"][0].as_py()
         table = self._dataset.sql(
             f"""
             SELECT end_s - start_s AS length_s, (gate IS NOT NULL AND gate NOT IN ({known})) AS
                 is_fixed, {cluster} AS cluster, row_number() OVER (ORDER BY {rank} NULLS LAST,
                 clip_id) AS place {"".join(", " + sql for sql in picked)}
-            FROM clips ORDER BY clip_id LIMIT {MAX_CLIPS}"""
+            FROM clips WHERE clip_id <= '{last}' ORDER BY clip_id"""
         )
         lengths = table.column("length_s").to_numpy()
         fixed = table.column("is_fixed").to_numpy().astype(np.uint8)
