@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from .deletion_bytes import (
 from .errors import DatasetError, UsageError
 from .locations import Location
 from .records import DELETED_STAGE, shard_name, shard_number
+from .table_rewrite import rewrite
 from .views import quoted
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 UNLOCKED_GRACE_S = 3600.0
 _CHUNK_BYTES = 1 << 20
+_SHARDS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,9 +138,7 @@ def plan_deletion(dataset: Dataset, where: str) -> Deletion:
     length_s = pc.sum(found.column("length_s")).as_py() or 0.0
     clips = tuple(Doomed(**row) for row in found.drop_columns(["length_s"]).to_pylist())
     lost = Counter(clip.shard for clip in clips if clip.shard is not None)
-    written = dict(
-        _rows(dataset, "SELECT shard, count(*) FROM clips WHERE gate IS NULL GROUP BY 1")
-    )
+    written = {shard: len(clip_ids) for shard, clip_ids in _clips_of(dataset, lost)}
     number = dataset.first_free_number()
     shards: dict[str, str | None] = {}
     for shard in sorted(lost, key=shard_number):
@@ -169,9 +169,9 @@ def delete(dataset: Dataset, where: str, *, command: str) -> tuple[Deleted | Non
         planned = plan_deletion(dataset, where)
         if not planned.clips:
             return writer.finished_deletion, _begun(planned)
-        for shard in (old for old, new in planned.shards.items() if new is not None):
-            listed = {row[0] for row in _rows(dataset, _CLIPS_OF.format(shard=shard))}
-            check_shard(dataset.path, shard, listed)
+        kept = [old for old, new in planned.shards.items() if new is not None]
+        for shard, clip_ids in _clips_of(dataset, kept):
+            check_shard(dataset.path, shard, clip_ids)
         text = json.dumps(planned.to_json(), indent=1)
         storage.write_atomic(journal_path(dataset.path), text.encode(), writer.token)
         return writer.finished_deletion, finish_deletion(dataset, writer)
@@ -212,32 +212,43 @@ def _begun(deletion: Deletion) -> Deleted:
     )
 
 
-_CLIPS_OF = "SELECT clip_id FROM clips WHERE shard = '{shard}'"
+def _clips_of(dataset: Dataset, shards: Collection[str]) -> Iterator[tuple[str, list[str]]]:
+    """What the table `clips` has in each of some shards; shards that it does not name are left out.
+
+    One query for all of them: each reads the whole table.
+    """
+    listed = ", ".join(f"'{shard}'" for shard in sorted(shards)) or "NULL"
+    found = dataset.sql(
+        f"SELECT shard, list(clip_id) AS clip_ids FROM _committed WHERE shard IN ({listed}) "
+        "GROUP BY shard ORDER BY shard"
+    )
+    for batch in found.to_batches(max_chunksize=_SHARDS_AT_ONCE):
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
 def _rewrite_shards(dataset: Dataset, deletion: Deletion, token: str) -> None:
     doomed = {clip.clip_id for clip in deletion.clips}
+    # Once the table clips names the new shard, that one is whole.
+    named = {shard for shard, _ in _clips_of(dataset, deletion.shards)}
     for old, new in deletion.shards.items():
-        # Once the table clips names the new shard, that one is whole.
-        is_named = bool(_rows(dataset, f"{_CLIPS_OF.format(shard=old)} LIMIT 1"))
-        if new is not None and is_named:
+        if new is not None and old in named:
             rewrite_shard(dataset.path, old, new, without=doomed, token=token)
 
 
 def _update_clips(dataset: Dataset, deletion: Deletion, writer: Writer) -> None:
+    """Take the clips out and let the others of their shards name the new ones, in one commit."""
     doomed = pa.array([clip.clip_id for clip in deletion.clips], pa.string())
     unit_ids = sorted({clip.unit_id for clip in deletion.clips})
-    with writer.commit("clips") as table:
-        data = tables.dataset_of(table)
-        rows = data.to_table(filter=pc.field("unit_id").isin(unit_ids))
-        is_doomed = pc.is_in(rows.column("clip_id"), doomed)
-        if not pc.any(is_doomed, min_count=0).as_py():
-            return
-        rows = rows.filter(pc.invert(is_doomed))
+
+    def without(rows: pa.Table) -> pa.Table:
+        rows = rows.filter(pc.invert(pc.is_in(rows.column("clip_id"), doomed)))
         shards = [deletion.shards.get(s, s) for s in rows.column("shard").to_pylist()]
         place = rows.schema.get_field_index("shard")
-        rows = rows.set_column(place, rows.schema.field(place), pa.array(shards, pa.string()))
-        tables.replace_where(table, rows, column="unit_id", values=unit_ids)
+        return rows.set_column(place, rows.schema.field(place), pa.array(shards, pa.string()))
+
+    with writer.commit("clips") as table:
+        if tables.dataset_of(table).count_rows(filter=pc.field("clip_id").isin(doomed)):
+            rewrite(table, column="unit_id", values=unit_ids, change=without)
 
 
 def _update_units(dataset: Dataset, deletion: Deletion, writer: Writer) -> None:
@@ -245,14 +256,14 @@ def _update_units(dataset: Dataset, deletion: Deletion, writer: Writer) -> None:
     taken: dict[str, Counter[str]] = {}
     for clip in deletion.clips:
         taken.setdefault(clip.unit_id, Counter())[clip.video_id] += 1
+    listed = ", ".join(f"'{unit_id}'" for unit_id in taken) or "NULL"
     counts = {
         unit_id: (written, gated)
         for unit_id, written, gated in _rows(
             dataset,
             "SELECT unit_id, count(*) FILTER (gate IS NULL), count(*) FILTER (gate IS NOT NULL) "
-            "FROM clips GROUP BY 1",
+            f"FROM _committed WHERE unit_id IN ({listed}) GROUP BY 1",
         )
-        if unit_id in taken
     }
     with writer.commit("units") as table:
         data = tables.dataset_of(table)
@@ -310,7 +321,9 @@ def _remove_rows(dataset: Dataset, writer: Writer, done: Deleted) -> None:
     """Decisions and scores of clips that are no more."""
     for name in ("decisions", *(f"scores/{score}" for score in dataset.scores)):
         view = quoted(name.removeprefix("scores/"))
-        query = f"SELECT DISTINCT clip_id FROM {view} ANTI JOIN clips USING (clip_id) ORDER BY 1"
+        query = (
+            f"SELECT DISTINCT clip_id FROM {view} ANTI JOIN _committed USING (clip_id) ORDER BY 1"
+        )
         gone = [row[0] for row in _rows(dataset, query)]
         if gone:
             with writer.commit(name) as table:

@@ -6,7 +6,6 @@ the live files go into a `pyarrow.dataset` with the table's full schema instead.
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import secrets
@@ -99,7 +98,7 @@ def create(path: Location, schema: pa.Schema) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _write_failed(path, error) from error
+        raise write_failed(path, error) from error
     try:
         _patiently(
             path,
@@ -114,7 +113,7 @@ def create(path: Location, schema: pa.Schema) -> None:
     except (DeltaError, OSError) as error:
         if exists(path):  # somebody else created it at the same moment
             return
-        raise _write_failed(path, error) from error
+        raise write_failed(path, error) from error
 
 
 def exists(path: Location) -> bool:
@@ -157,9 +156,9 @@ def _are_there(folder: Location, files: Sequence[str]) -> bool:
 def refresh(table: DeltaTable) -> None:
     """See what others committed since the table was opened."""
     try:
-        _patiently(_path_of(table), lambda: table.update_incremental())
+        _patiently(folder_of(table), lambda: table.update_incremental())
     except (DeltaError, OSError) as error:
-        raise _lost(_path_of(table), None, error) from error
+        raise _lost(folder_of(table), None, error) from error
 
 
 def append(
@@ -180,7 +179,7 @@ def append(
     try:
         _write(table, rows, "append", metadata, schema_mode, num_retries)
     except CommitFailedError as error:
-        raise _conflict(table) if if_unchanged else _write_failed(table, error) from error
+        raise conflict(table) if if_unchanged else write_failed(table, error) from error
 
 
 def replace(
@@ -204,12 +203,14 @@ def replace(
             return
         except CommitFailedError:
             continue
-    raise _conflict(table)
+    raise conflict(table)
 
 
 def delete(table: DeltaTable, column: str, values: Sequence[str]) -> None:
     """Delete the rows whose `column` is one of `values`, in one commit."""
-    replace_where(table, schema_of(table).empty_table(), column=column, values=values)
+    from .table_rewrite import rewrite
+
+    rewrite(table, column=column, values=values)
 
 
 def replace_where(
@@ -222,21 +223,11 @@ def replace_where(
 ) -> None:
     """Put rows in the place of all whose `column` is one of `values`, in one commit.
 
-    Streams the whole table. (What delta-rs' own delete rewrites holds `string_view` columns, on
-    which pyarrow cannot filter.) Rows that others append meanwhile stay.
+    Only the files that hold one of them are rewritten. Rows that others append meanwhile stay.
     """
-    for _ in range(_NUM_ATTEMPTS):
-        refresh(table)
-        data = dataset_of(table)
-        kept = data.scanner(filter=~pads.field(column).isin(list(values))).to_batches()
-        batches = itertools.chain(kept, rows.select(data.schema.names).to_batches())
-        reader = pa.RecordBatchReader.from_batches(data.schema, batches)
-        try:
-            _write(table, reader, "overwrite", metadata, None, 0)
-            return
-        except CommitFailedError:
-            continue
-    raise _conflict(table)
+    from .table_rewrite import rewrite
+
+    rewrite(table, column=column, values=values, more=rows, metadata=metadata)
 
 
 def compact(table: DeltaTable, *, target_bytes: int | None = None) -> None:
@@ -247,9 +238,9 @@ def compact(table: DeltaTable, *, target_bytes: int | None = None) -> None:
         target_bytes: Files of this size are large enough; default delta-rs' own 100 MB.
     """
     try:
-        _patiently(_path_of(table), lambda: _compact(table, target_bytes))
+        _patiently(folder_of(table), lambda: _compact(table, target_bytes))
     except (DeltaError, OSError) as error:
-        raise _write_failed(table, error) from error
+        raise write_failed(table, error) from error
 
 
 def _compact(table: DeltaTable, target_bytes: int | None) -> None:
@@ -314,6 +305,11 @@ def _commit_info(commit: Location) -> dict[str, Any]:
     return info
 
 
+def named_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Metadata under the names that commits have them by."""
+    return {f"{_METADATA_PREFIX}{key}": value for key, value in metadata.items()}
+
+
 def _named(info: Mapping[str, Any]) -> dict[str, str]:
     return {
         key.removeprefix(_METADATA_PREFIX): str(value)
@@ -330,13 +326,13 @@ def _write(
     schema_mode: Any,
     num_retries: int,
 ) -> None:
-    named = {f"{_METADATA_PREFIX}{key}": value for key, value in (metadata or {}).items()}
-    path = _path_of(table)
+    named = named_metadata(metadata or {})
+    path = folder_of(table)
     if isinstance(path, ObjectPath):
         _write_object(table, rows, mode, named, schema_mode, num_retries)
         return
     if not os.access(path, os.W_OK | os.X_OK):  # delta-rs would say so in the midst of a panic
-        raise _write_failed(table, PermissionError(f"{path} may not be written to"))
+        raise write_failed(table, PermissionError(f"{path} may not be written to"))
     properties = CommitProperties(custom_metadata=named, max_commit_retries=num_retries)
     try:
         write_deltalake(
@@ -350,7 +346,7 @@ def _write(
     except CommitFailedError:
         raise
     except (DeltaError, OSError) as error:
-        raise _write_failed(table, error) from error
+        raise write_failed(table, error) from error
 
 
 def _patiently(path: Location, action: Callable[[], T]) -> T:
@@ -399,7 +395,7 @@ def _write_object(
             if is_conflict and not object_store.is_outage(error):
                 raise
             if not again or not object_store.may_pass(error):
-                raise _write_failed(table, error) from error
+                raise write_failed(table, error) from error
             if isinstance(rows, pa.RecordBatchReader):  # it is used up: the caller makes another
                 raise CommitFailedError(str(error)) from error
 
@@ -409,7 +405,7 @@ def _has_happened(table: DeltaTable, before: int, attempt: str) -> bool:
     refresh(table)
     commits = zip(
         range(table.version(), before, -1),
-        _commits(_path_of(table), table.version()),
+        _commits(folder_of(table), table.version()),
         strict=False,
     )
     return any(info.get(_ATTEMPT_KEY) == attempt for _, info in commits)
@@ -423,13 +419,15 @@ def _options(path: Location) -> dict[str, str] | None:
     return object_store.delta_options() if is_remote(path) else None
 
 
-def _path_of(table: DeltaTable) -> Location:
+def folder_of(table: DeltaTable) -> Location:
+    """Where a table lies."""
     return location(unquote(table.table_uri).removeprefix("file://"))
 
 
-def _conflict(table: DeltaTable) -> ConflictError:
+def conflict(table: DeltaTable) -> ConflictError:
+    """What to say when others committed again and again."""
     return ConflictError(
-        f"The table {_path_of(table)} was changed by another command meanwhile.",
+        f"The table {folder_of(table)} was changed by another command meanwhile.",
         hint="Run the command again.",
     )
 
@@ -446,8 +444,9 @@ def _lost(path: Location, version: int | None, error: Exception | None) -> Datas
     )
 
 
-def _write_failed(table: DeltaTable | Location, error: Exception) -> StorageError:
-    path = _path_of(table) if isinstance(table, DeltaTable) else table
+def write_failed(table: DeltaTable | Location, error: Exception) -> StorageError:
+    """What to say when a table cannot be written: which, why, and what to do."""
+    path = folder_of(table) if isinstance(table, DeltaTable) else table
     if is_remote(path):
         return object_store.in_words("write", str(path), error)
     why = " ".join(str(error).split())

@@ -25,7 +25,7 @@ from dataset_helpers import (
     video_row,
 )
 
-from manifests import Dataset, storage, tables
+from manifests import Dataset, deletion, storage, tables
 from manifests.decide import decide
 from manifests.deletion import delete, journal_path, plan_deletion
 from manifests.errors import DatasetError, UsageError
@@ -45,6 +45,7 @@ WRITES = (
     (storage, "write_atomic"),
     (storage, "replacing"),
     (storage, "remove"),
+    (deletion, "rewrite"),
     (tables, "replace_where"),
     (tables, "delete"),
 )
@@ -275,7 +276,7 @@ def test_a_process_that_is_killed_leaves_no_lock_and_no_halves(
 ) -> None:
     code = f"""
 import os, signal
-from manifests import Dataset, storage, tables
+from manifests import Dataset, deletion, storage, tables
 from manifests.deletion import delete
 count = 0
 def counted(write):
@@ -290,6 +291,7 @@ for name in ("write_atomic", "remove"):
     setattr(storage, name, counted(getattr(storage, name)))
 for name in ("replace_where", "delete"):
     setattr(tables, name, counted(getattr(tables, name)))
+deletion.rewrite = counted(deletion.rewrite)
 delete(Dataset.open({str(path)!r}), {ANNA!r}, command="test")
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL

@@ -82,4 +82,4 @@ def test_a_commit_whose_answer_is_lost_is_made_once(
         COMMITS[commit](table)
         assert storage.choose({}, WRITES) >= num_writes
         assert found_rows(table) == want, number
-        assert found_rows(tables.open_table(tables._path_of(table))) == want, number
+        assert found_rows(tables.open_table(tables.folder_of(table))) == want, number

@@ -1,0 +1,235 @@
+"""Some rows of a table change or go: only the files that hold one of them are rewritten.
+
+delta-rs' own `delete` writes `string_view` columns, on which pyarrow cannot filter, and replacing
+all rows would copy a table of millions of clips for the sake of one video. The commit is one as
+delta-rs makes: the log takes files away and adds others. It is put only if absent, so that nobody
+else's commit is passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+
+from . import object_store, storage, tables
+from .errors import StorageError
+from .locations import Location, ObjectPath, location
+from .scratch import scratch_file
+from .table_files import filesystem_of
+
+Change = Callable[[pa.Table], pa.Table]
+
+_NUM_ATTEMPTS = 20
+_ROWS_AT_ONCE = 4096
+_GROUP_BYTES = 32 << 20
+_FILE_BYTES = 128 << 20
+
+
+def rewrite(
+    table: DeltaTable,
+    *,
+    column: str,
+    values: Sequence[str],
+    change: Change | None = None,
+    more: pa.Table | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Change the rows whose `column` is one of `values`, in one commit; older versions stay.
+
+    Rows are read and written some at a time; files without such a row stay as they are. Where
+    there is nothing to change and nothing to add, nothing is committed.
+
+    Args:
+        table: The open table; then stands at its newest version.
+        column: A column of text.
+        values: Its values in the rows concerned.
+        change: Gets those rows, some at a time, and gives what takes their place; None: nothing.
+        more: Rows to add besides.
+        metadata: What the commit says of itself.
+
+    Raises:
+        ConflictError: Others committed again and again meanwhile.
+        StorageError: A file cannot be read or written.
+    """
+    folder = tables.folder_of(table)
+    wanted = pa.array(values, pa.string())
+    for _ in range(_NUM_ATTEMPTS):
+        tables.refresh(table)
+        try:
+            if _committed(table, folder, column, wanted, change, more, metadata or {}):
+                tables.refresh(table)
+                return
+        except StorageError:
+            raise
+        except (OSError, pa.ArrowException) as error:
+            raise tables.write_failed(table, error) from error
+        finally:
+            pa.default_memory_pool().release_unused()
+    raise tables.conflict(table)
+
+
+def _committed(
+    table: DeltaTable,
+    folder: Location,
+    column: str,
+    values: pa.Array,
+    change: Change | None,
+    more: pa.Table | None,
+    metadata: Mapping[str, str],
+) -> bool:
+    """One attempt; False when somebody else was faster."""
+    files, schema = tables.live_files(table), tables.schema_of(table)
+    filesystem = filesystem_of(table.table_uri)
+    held = [file for file in files if _holds(filesystem, file, column, values)]
+    added = None if more is None or not more.num_rows else more.select(schema.names)
+    if not held and added is None:
+        return True
+
+    def rows() -> Iterator[pa.Table]:
+        for file in held:
+            for some in _rows_of(filesystem, file, schema):
+                is_meant = pc.is_in(some.column(column), values)
+                yield some.filter(pc.invert(is_meant))
+                if change is not None:
+                    yield change(some.filter(is_meant))
+        if added is not None:
+            yield added
+
+    written = list(_write(folder, rows(), schema))
+    text = "\n".join(
+        json.dumps(action, separators=(",", ":")) for action in _actions(held, written, metadata)
+    )
+    log = folder / "_delta_log" / f"{table.version() + 1:020d}.json"
+    is_done = False
+    try:
+        is_done = storage.write_new(log, text.encode("utf-8"))
+    finally:
+        for name, _, _ in written if not is_done else ():
+            storage.remove(folder / name)
+    return is_done
+
+
+def _holds(filesystem: Any, file: str, column: str, values: pa.Array) -> bool:
+    with _opened(filesystem, file) as opened:
+        if column not in opened.schema_arrow.names:
+            return False
+        batches = opened.iter_batches(1 << 16, columns=[column], use_threads=False)
+        return any(pc.any(pc.is_in(b.column(0), values)).as_py() for b in batches)
+
+
+def _rows_of(filesystem: Any, file: str, schema: pa.Schema) -> Iterator[pa.Table]:
+    """A file's rows in the table's columns, which older files lack some of."""
+    with _opened(filesystem, file) as opened:
+        for batch in opened.iter_batches(_ROWS_AT_ONCE, use_threads=False):
+            names = set(batch.schema.names)
+            columns = [
+                batch.column(field.name).cast(field.type)
+                if field.name in names
+                else pa.nulls(batch.num_rows, field.type)
+                for field in schema
+            ]
+            yield pa.Table.from_arrays(columns, schema=schema)
+
+
+@contextmanager
+def _opened(filesystem: Any, file: str) -> Iterator[pq.ParquetFile]:
+    with filesystem.open_input_file(file) as source, pq.ParquetFile(source) as opened:
+        yield opened
+
+
+def _write(
+    folder: Location, rows: Iterator[pa.Table], schema: pa.Schema
+) -> Iterator[tuple[str, int, int]]:
+    """Rows as new files of a bounded size: (name, bytes, rows) of each; none without rows."""
+    groups = _groups(rows)
+    group = next(groups, None)
+    while group is not None:
+        name, num_bytes, num_rows = f"part-rewritten-{uuid.uuid4()}.snappy.parquet", 0, 0
+        with _new_file(folder / name) as path, open(path, "xb") as stream:
+            with pq.ParquetWriter(
+                stream, schema, compression="snappy", use_dictionary=_repeating(schema)
+            ) as writer:
+                while group is not None and num_bytes < _FILE_BYTES:
+                    writer.write_table(group)
+                    num_bytes, num_rows = num_bytes + group.nbytes, num_rows + group.num_rows
+                    group = next(groups, None)
+            stream.flush()
+            os.fsync(stream.fileno())
+            size = stream.tell()
+        yield name, size, num_rows
+
+
+def _repeating(schema: pa.Schema) -> list[str]:
+    """Columns worth a dictionary: ids of clips never repeat in a table."""
+    return [f.name for f in schema if f.name != "clip_id" and not pa.types.is_nested(f.type)]
+
+
+def _groups(rows: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Rows of one row group each: what is held in memory at a time."""
+    held: list[pa.Table] = []
+    for some in rows:
+        if some.num_rows:
+            held.append(some)
+        if sum(part.nbytes for part in held) >= _GROUP_BYTES:
+            yield pa.concat_tables(held)
+            held = []
+    if held:
+        yield pa.concat_tables(held)
+
+
+@contextmanager
+def _new_file(path: Location) -> Iterator[Path]:
+    """Where a new data file is written. Half of one is never named by the log."""
+    if isinstance(path, ObjectPath):
+        with scratch_file(path.name) as temporary:
+            yield temporary
+            object_store.put(str(path), temporary)
+        return
+    try:
+        yield path
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _actions(
+    removed: Sequence[str], added: Sequence[tuple[str, int, int]], metadata: Mapping[str, str]
+) -> Iterator[dict[str, Any]]:
+    """The lines of the commit, as the Delta protocol has them."""
+    now_ms = time.time_ns() // 1_000_000
+    named = tables.named_metadata(metadata)
+    info = {"timestamp": now_ms, "operation": "WRITE", "engineInfo": "egodojo"}
+    yield {"commitInfo": {**info, "operationParameters": {"mode": "Overwrite"}, **named}}
+    for file in removed:
+        yield {
+            "remove": {
+                "path": location(file).name,
+                "deletionTimestamp": now_ms,
+                "dataChange": True,
+                "extendedFileMetadata": True,
+                "partitionValues": {},
+                "size": location(file).stat().st_size,
+            }
+        }
+    for name, size, num_rows in added:
+        yield {
+            "add": {
+                "path": name,
+                "partitionValues": {},
+                "size": size,
+                "modificationTime": now_ms,
+                "dataChange": True,
+                "stats": json.dumps({"numRecords": num_rows}),
+            }
+        }
