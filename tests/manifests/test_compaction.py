@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pytest
 from dataset_helpers import contents, finished_unit, planned_unit, toy_dataset, video_row
 
-from manifests import Dataset, tables
+from manifests import Dataset, table_history, tables
 from manifests.compaction import compact, versions_at_stake
 from manifests.decide import decide
 from manifests.errors import DatasetError
@@ -145,3 +146,24 @@ def test_only_one_writer(dataset: Dataset, cli: Cli) -> None:
 def test_numbers_in_words() -> None:
     assert spans([7, 1, 2, 3]) == "1-3, 7"
     assert spans([]) == ""
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_versions_without_some_file_are_those_of_a_plain_count(tmp_path: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    lives: list[tuple[str, int, int | None]] = []
+    for number in range(draw.randrange(1, 12)):
+        added = draw.randrange(10)
+        removed = draw.choice([None, *range(added + 1, 11)])
+        lives.append((str(number), added, removed))
+        if draw.random() < 0.7:
+            (tmp_path / f"{number}.parquet").touch()
+    named = [(f"{name}.parquet", added, removed) for name, added, removed in lives]
+    doomed = {name for name, _, _ in named if draw.random() < 0.6}
+    want = []
+    for version in range(10):
+        used = [n for n, a, r in named if a <= version < (10 if r is None else r)]
+        is_whole = all((tmp_path / name).exists() for name in used)
+        if is_whole and doomed & set(used):
+            want.append(version)
+    assert table_history._lost(tmp_path, named, doomed, 10) == tuple(want)
