@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ..config import nearest
@@ -71,17 +73,13 @@ def _read_source(
             f"{left_out.get('too_short', 0)} are too short.",
             hint="Widen its `where`, take a smaller stride, or look with egodojo manifest stats.",
         )
-    shard_names, shard_rows, shard = np.unique(
-        table.column("shard").to_numpy(zero_copy_only=False).astype(str),
-        return_index=True,
-        return_inverse=True,
-    )
-    columns["shard"] = shard
+    shard_names, columns["shard"] = _encoded(table, "shard")
+    shard_rows = np.searchsorted(columns["shard"], np.arange(len(shard_names)))
     columns["clip_id"] = _clip_id_bytes(table)
-    shards = tuple(str(shard_name) for shard_name in shard_names)
+    shards = tuple(shard_names)
     check_shards(name, source.dataset, shards)
     if spec.latents is not None:
-        _check_latents(spec, source.dataset, columns, shards, table.column("clip_id").to_pylist())
+        _check_latents(spec, source.dataset, columns, shards, table.column("clip_id"))
     seconds = np.subtract(table.column("end_s").to_numpy(), table.column("start_s").to_numpy())
     return columns, {
         "dataset": source.dataset,
@@ -134,11 +132,10 @@ def _cut(
 ) -> Columns:
     """Body, stride and number of starts of every chosen clip (0: too short)."""
     if source.embodiment is not None:
-        names = np.full(len(table), source.embodiment)
+        used, which = [source.embodiment][: len(table)], np.zeros(len(table), np.int64)
     else:
-        names = table.column("embodiment").to_numpy(zero_copy_only=False).astype(str)
-    used, which = np.unique(names, return_inverse=True)
-    numbers = np.array([_number_of(_body(name, str(one)), bodies) for one in used], dtype=np.int64)
+        used, which = _encoded(table, "embodiment")
+    numbers = np.array([_number_of(_body(name, one), bodies) for one in used], dtype=np.int64)
     body = numbers[which] if len(used) else np.zeros(0, dtype=np.int64)
     stride = _strides(spec, source, table, np.array([b.stride for b in bodies])[body])
     feeds = np.array([b.feeds_actions for b in bodies], dtype=bool)[body]
@@ -184,9 +181,20 @@ def _number_of(body: Embodiment, bodies: list[Embodiment]) -> int:
     return bodies.index(body)
 
 
+def _encoded(table: pa.Table, name: str) -> tuple[list[str], NDArray[np.int64]]:
+    """The values of a column of text, sorted, and for each row the number of its own."""
+    found = table.column(name).combine_chunks().dictionary_encode()
+    order = pc.sort_indices(found.dictionary)
+    places = np.argsort(order.to_numpy())
+    names: list[str] = found.dictionary.take(order).to_pylist()
+    return names, places[found.indices.to_numpy()].astype(np.int64)
+
+
 def _clip_id_bytes(table: pa.Table) -> NDArray[np.uint8]:
-    digits = "".join(table.column("clip_id").to_pylist())
-    return np.frombuffer(bytes.fromhex(digits), dtype=np.uint8).reshape(-1, CLIP_ID_BYTES)
+    digits = table.column("clip_id").combine_chunks().cast(pa.binary())
+    data = digits.cast(pa.binary(2 * CLIP_ID_BYTES)).buffers()[1]
+    text = data.to_pybytes()[: 2 * CLIP_ID_BYTES * len(table)].decode("ascii")
+    return np.frombuffer(bytes.fromhex(text), dtype=np.uint8).reshape(-1, CLIP_ID_BYTES)
 
 
 def _check_aspect(spec: MixtureSpec, name: str, dataset: Dataset) -> None:
@@ -205,7 +213,7 @@ def _check_latents(
     dataset: str,
     columns: Mapping[str, NDArray[Any]],
     shards: Sequence[str],
-    clip_ids: Sequence[str],
+    clip_ids: pa.ChunkedArray,
 ) -> None:
     """Every clip of the source must have all its latents, on a grid that holds the windows."""
     assert spec.latents is not None
@@ -216,14 +224,15 @@ def _check_latents(
             raise _off_grid(spec, dataset, step, every)
         chosen = np.flatnonzero(columns["stride"] == step)
         wanted = -(-(columns["num_frames"][chosen] - step) // every)
-        stored: dict[str, dict[str, int]] = {}
         missing: Counter[str] = Counter()
-        for row, num_rows in zip(chosen.tolist(), wanted.tolist(), strict=True):
-            shard = shards[int(columns["shard"][row])]
-            if shard not in stored:
-                stored = {shard: reader.num_rows(shard)}
-            if stored[shard].get(clip_ids[row], -1) < num_rows:
-                missing[shard] += 1
+        of_shard = columns["shard"][chosen]
+        edges = np.searchsorted(of_shard, np.arange(len(shards) + 1))
+        for shard, (first, end) in zip(shards, pairwise(edges.tolist()), strict=True):
+            stored = reader.num_rows(shard) if end > first else {}
+            ids = clip_ids.take(pa.array(chosen[first:end])).to_pylist()
+            for clip_id, num_rows in zip(ids, wanted[first:end].tolist(), strict=True):
+                missing[shard] += stored.get(clip_id, -1) < num_rows
+        missing += Counter()  # (leaves out shards of which nothing is missing)
         if missing:
             raise missing_latents_error(
                 dataset,
