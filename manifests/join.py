@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pcsv
@@ -87,7 +88,7 @@ def join_columns(
     if not columns:
         raise UsageError(f"{path} has no column besides those that rows are matched by.")
     keys = table.select([key, *(() if key == "clip_id" else _SPAN)])
-    rows = keys.append_column("_row", pa.array(range(table.num_rows), pa.int64()))
+    rows = keys.append_column("_row", pa.array(np.arange(table.num_rows)))
     if key == "clip_id":
         pairs = _by_clip(dataset, rows)
     else:
@@ -100,10 +101,11 @@ def join_columns(
     numbers = pairs.column("_row")
     scores = table.select(columns).take(numbers)
     scores = scores.add_column(0, pa.field("clip_id", pa.string()), pairs.column("clip_id"))
-    matched = set(numbers.to_pylist())
-    left = [number for number in range(table.num_rows) if number not in matched]
+    is_matched = np.zeros(table.num_rows, bool)
+    is_matched[numbers.to_numpy()] = True
+    left = np.flatnonzero(~is_matched)
     metadata = {"command": "manifest join", "file": path.name, "file_sha256": _digest(path)}
-    dataset.append_score(name, scores, metadata=metadata, dry_run=True)
+    dataset.append_score(name, scores, metadata=metadata, dry_run=True)  # makes no table
     if not dry_run:
         dataset.append_score(name, scores, metadata=metadata, replace=replace)
     return JoinReport(
@@ -111,11 +113,11 @@ def join_columns(
         key=key,
         columns=tuple(columns),
         num_rows=table.num_rows,
-        num_matched=len(matched),
+        num_matched=int(is_matched.sum()),
         num_unmatched=len(left),
-        unmatched=tuple(_text(keys, number) for number in left[:_MAX_EXAMPLES]),
+        unmatched=tuple(_text(keys, number) for number in left[:_MAX_EXAMPLES].tolist()),
         num_clips_scored=pairs.num_rows,
-        num_clips=dataset.sql("SELECT count(*) AS n FROM clips").column("n")[0].as_py(),
+        num_clips=dataset.sql("SELECT count(*) AS n FROM _committed").column("n")[0].as_py(),
     )
 
 
@@ -181,7 +183,7 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _by_clip(dataset: Dataset, rows: pa.Table) -> pa.Table:
-    known = dataset.sql("SELECT clip_id FROM clips").column("clip_id").combine_chunks()
+    known = dataset.sql("SELECT clip_id FROM _committed").column("clip_id").combine_chunks()
     return rows.select(["clip_id", "_row"]).filter(pc.is_in(rows.column("clip_id"), known))
 
 
@@ -193,7 +195,7 @@ def _by_span(
     spans = rows.select([key, *_SPAN, "_row"])
     if key == "uri":
         spans = _with_video_id(dataset, spans)
-    clips = dataset.sql("SELECT clip_id, video_id, start_s, end_s FROM clips")
+    clips = dataset.sql("SELECT clip_id, video_id, start_s, end_s FROM _committed")
     con = connect()
     con.register("_join_spans", spans)
     con.register("_join_clips", clips)
@@ -224,16 +226,16 @@ def _check_spans(rows: pa.Table, path: Path) -> None:
 
 def _with_video_id(dataset: Dataset, spans: pa.Table) -> pa.Table:
     """Addresses become ids, so that the copy of a video will do; relative ones are resolved."""
-    videos = dataset.sql("SELECT uri, video_id FROM videos").to_pylist()
-    ids = {video["uri"]: video["video_id"] for video in videos}
-
-    def video_id(uri: str | None) -> str | None:
-        if uri is None or uri in ids:
-            return ids.get(uri or "")
-        return ids.get(str(Path(uri).expanduser().resolve()))
-
-    found = [video_id(uri) for uri in spans.column("uri").to_pylist()]
-    return spans.append_column("video_id", pa.array(found, pa.string()))
+    videos = dataset.sql("SELECT uri, video_id FROM videos")
+    uris, ids = (videos.column(name).combine_chunks() for name in ("uri", "video_id"))
+    given = spans.column("uri").combine_chunks().dictionary_encode()
+    places = pc.index_in(given.dictionary, uris).fill_null(-1).to_numpy().copy()
+    others = np.flatnonzero(places < 0)
+    named = given.dictionary.take(pa.array(others)).to_pylist()
+    resolved = pa.array([str(Path(uri).expanduser().resolve()) for uri in named], pa.string())
+    places[others] = pc.index_in(resolved, uris).fill_null(-1).to_numpy()
+    known = ids.take(pa.array(places, mask=places < 0))
+    return spans.append_column("video_id", known.take(given.indices))
 
 
 def _text(shown: pa.Table, number: int) -> str:

@@ -91,6 +91,18 @@ def test_by_video_and_span_the_row_that_covers_most_wins(
     assert (generous.num_matched, generous.num_clips_scored) == (3, 3)
 
 
+def test_an_address_may_be_written_in_another_way(dataset: Dataset, tmp_path: Path) -> None:
+    uris = dataset.sql("SELECT DISTINCT uri FROM videos ORDER BY uri").column(0).to_pylist()
+    beside = uris[0].replace("/footage/", "/footage/../footage/")
+    lines = ["uri,start_s,end_s,task", f"{beside},4,6,wipe", f"{uris[1]},0,2,fold", ",0,9,nobody"]
+    file = tmp_path / "spans.csv"
+    file.write_text("\n".join(lines) + "\n")
+    report = join_columns(dataset, file, name="tasks")
+    found = dataset.sql("SELECT tasks.task FROM clips ORDER BY uri, start_s").column(0).to_pylist()
+    assert found[:4] == [None, None, "wipe", "fold"]
+    assert (report.num_matched, report.num_unmatched) == (2, 1)
+
+
 def test_one_row_may_speak_for_several_clips(dataset: Dataset, tmp_path: Path) -> None:
     uri = dataset.sql("SELECT uri FROM videos ORDER BY uri").column("uri")[1].as_py()
     file = parquet(tmp_path / "a.parquet", uri=[uri], start_s=[0], end_s=[100], scene=["kitchen"])
