@@ -153,7 +153,14 @@ def download(uri: str, target: Path) -> ObjectInfo:
                         f"{uri} was replaced while it was read.", hint="Run the command again."
                     ) from error
 
-            file.write(_do("read", uri, read))
+            part = _do("read", uri, read)
+            if len(part) != end - start:
+                raise StorageError(
+                    f"Cannot read {uri}: {len(part)} bytes came at {start} instead of "
+                    f"{end - start}.",
+                    hint="Run the command again.",
+                )
+            file.write(part)
     return found
 
 

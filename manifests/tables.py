@@ -161,6 +161,18 @@ def refresh(table: DeltaTable) -> None:
         raise _lost(folder_of(table), None, error) from error
 
 
+def check_unchanged(table: DeltaTable) -> None:
+    """Look for commits by others since `table` was opened; it then stands at the newest version.
+
+    Raises:
+        ConflictError: There are some.
+    """
+    before = table.version()
+    refresh(table)
+    if table.version() != before:
+        raise conflict(table)
+
+
 def append(
     table: DeltaTable,
     rows: pa.Table,
