@@ -40,17 +40,21 @@ class RemoteFile:
     sidecars: tuple[str, ...]
 
 
-def uri_of(path: str | Path) -> str:
+def uri_of(path: str | Path, *, is_resolved: bool = False) -> str:
     """The absolute resolved path as text; bytes that are not UTF-8 become `%XX`.
 
     In a name with such bytes a `%` becomes `%25`; other names stand as they are.
+
+    Args:
+        path: A path, or a URI, which stands as it is.
+        is_resolved: The path is absolute and without links already.
 
     Raises:
         UsageError: Another file really has the name that this one would get.
     """
     if is_remote(path):
         return str(path)
-    raw = os.fsencode(os.path.realpath(path))
+    raw = os.fsencode(path if is_resolved else os.path.realpath(path))
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:

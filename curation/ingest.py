@@ -100,7 +100,7 @@ def find_inputs(
     found: set[str] = set()
     ignored: set[str] = set()
     objects: dict[str, RemoteFile] = {}
-    local: list[str] = []
+    links: list[str] = []
     for name in names:
         if is_remote(name):
             listed = list(list_remote(name))
@@ -114,15 +114,17 @@ def find_inputs(
             if os.path.isdir(path):
                 for file in _walk(path, finder.enter):
                     is_input = _is_video(file) and finder.takes_plain_files
-                    (found if is_input else ignored).add(uri_of(file))
-                    local += [file] if is_input else []
+                    is_link = os.path.islink(file)
+                    uri = uri_of(file, is_resolved=not is_link)
+                    (found if is_input else ignored).add(uri)
+                    links += [file] if is_input and is_link else []
             elif path == name or _is_video(path):
                 found.add(uri_of(path))
-                local.append(path)
+                links += [path] if os.path.islink(path) else []
             else:
                 ignored.add(uri_of(path))
     finder.check(names)
-    refs = _beside_links(local) | finder.refs
+    refs = _beside_links(links) | finder.refs
     found.update(refs)
     return Inputs(
         uris=tuple(sorted(found)),
@@ -249,9 +251,10 @@ def _named(name: str) -> list[str]:
 
 
 def _walk(folder: str, is_taken: Callable[[str, Sequence[str]], bool]) -> Iterator[str]:
-    """Files below a folder; links to folders are followed, each real folder is visited once.
+    """Files below a folder, in real folders: links to these are followed, each is visited once.
 
-    A folder that `is_taken` as a whole gives none.
+    A folder that `is_taken` as a whole gives none. A file may be a link; only then is it worth
+    resolving, which looks at every folder above it.
 
     Raises:
         UsageError: The folder cannot be read; one below it is named in a warning.
@@ -273,7 +276,7 @@ def _walk(folder: str, is_taken: Callable[[str, Sequence[str]], bool]) -> Iterat
         if is_taken(parent, files):
             folders.clear()
             continue
-        yield from (os.path.join(parent, file) for file in files)
+        yield from (os.path.join(real, file) for file in files)
 
 
 def _beside_links(paths: Iterable[str]) -> dict[str, SourceRef]:
@@ -283,7 +286,7 @@ def _beside_links(paths: Iterable[str]) -> dict[str, SourceRef]:
     to one file the smallest path counts.
     """
     found: dict[str, SourceRef] = {}
-    for path in sorted(filter(os.path.islink, paths), reverse=True):
+    for path in sorted(paths, reverse=True):
         uri, link = uri_of(path), os.path.abspath(path)
         if link.isprintable() and _has_sidecars(Path(link)) and not _has_sidecars(path_of(uri)):
             found[uri] = SourceRef(layout="link", path=link)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from manifests.errors import ConfigError, UsageError
 
+from .egodex import SUFFIX as POSES_SUFFIX
 from .egodex import check_reader, is_egodex, pose_file
 from .lerobot import INFO, MODALITY, LeRobotFolder, open_lerobot
 from .reference import LAYOUTS, Layout, Listing, SourceRef
@@ -95,8 +96,11 @@ class SourceFinder:
 
     def _enter_egodex(self, folder: str, files: Sequence[str]) -> None:
         """Take all videos with poses when one is EgoDex, so that a damaged file is not lost."""
-        videos = [Path(folder, name) for name in sorted(files) if name.lower().endswith(".mp4")]
-        pairs = [(video, poses) for video in videos if (poses := pose_file(video)) is not None]
+        there = set(files)  # (to ask for what is not there takes long on a network's disk)
+        stems = {name: os.path.splitext(name) for name in sorted(files)}
+        videos = [name for name, (_, suffix) in stems.items() if suffix.lower() == ".mp4"]
+        beside = [Path(folder, name) for name in videos if stems[name][0] + POSES_SUFFIX in there]
+        pairs = [(video, poses) for video in beside if (poses := pose_file(video)) is not None]
         looked_at = [poses for _, poses in pairs[:NUM_LOOKED_AT]]
         if not pairs or not (self._layout == "egodex" or any(map(is_egodex, looked_at))):
             return
