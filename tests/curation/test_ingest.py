@@ -49,7 +49,9 @@ def test_links_are_resolved_and_circles_end(tmp_path: Path) -> None:
     real = touch(tmp_path / "real" / "a.mp4")
     (tmp_path / "link").symlink_to(tmp_path / "real")
     (tmp_path / "real" / "back").symlink_to(tmp_path)
+    (tmp_path / "real" / "also.mp4").symlink_to("../link/a.mp4")
     assert find_inputs([str(tmp_path)]).uris == (str(real),)
+    assert find_inputs([str(tmp_path / "link")]).uris == (str(real),)
 
 
 @pytest.mark.parametrize("name", ["sp ace #1.mp4", "quo'te\".mp4", "naïve 手.mp4", "50%.mp4"])
