@@ -191,11 +191,15 @@ def _tagged(path: ObjectPath, e_tag: str | None) -> str:
 
 def _written(path: Path, holder: Holder) -> tuple[Path, int]:
     temporary = path.with_name(f"LOCK.tmp-{holder.token}")
+    descriptor = -1
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
         os.write(descriptor, content(holder))
     except OSError as error:
+        if descriptor >= 0:
+            os.close(descriptor)
+            temporary.unlink(missing_ok=True)
         raise StorageError(
             f"Cannot write the lock {path}: {error.strerror}.",
             hint="Check free space and permissions of the dataset folder.",

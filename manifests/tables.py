@@ -6,9 +6,11 @@ the live files go into a `pyarrow.dataset` with the table's full schema instead.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
+import shutil
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,6 +47,7 @@ _NUM_ATTEMPTS = 20
 _ATTEMPT_KEY = "egodojo_attempt"
 _NUM_UNANSWERED = 4
 _COMMITS_AT_ONCE = 16
+_SPARE_BYTES = 128 << 10
 # Ids of clips never repeat in a table: a dictionary of them would be made for nothing.
 _WRITER = WriterProperties(
     compression="SNAPPY",
@@ -343,8 +346,11 @@ def _write(
     if isinstance(path, ObjectPath):
         _write_object(table, rows, mode, named, schema_mode, num_retries)
         return
-    if not os.access(path, os.W_OK | os.X_OK):  # delta-rs would say so in the midst of a panic
+    # What delta-rs would say in the midst of a panic:
+    if not os.access(path, os.W_OK | os.X_OK):
         raise write_failed(table, PermissionError(f"{path} may not be written to"))
+    if shutil.disk_usage(path).free < _SPARE_BYTES:
+        raise write_failed(table, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     properties = CommitProperties(custom_metadata=named, max_commit_retries=num_retries)
     try:
         write_deltalake(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -431,4 +432,9 @@ def test_a_place_that_cannot_be_written_is_one_sentence(
     rows = dataset.table("decisions")
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(StorageError, match="decisions may not be written to"):
+        dataset.replace_decisions(rows, metadata={})
+    monkeypatch.undo()
+    full = SimpleNamespace(free=1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: full)
+    with pytest.raises(StorageError, match=r"Cannot write the table decisions .*No space left"):
         dataset.replace_decisions(rows, metadata={})

@@ -156,3 +156,16 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(DatasetError, match=r"Cannot write the lock .*runs/LOCK"):
         lock.acquire(tmp_path, "me")
+
+
+def test_a_full_disk_leaves_no_half_of_a_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.write", full)
+    with pytest.raises(DatasetError, match=r"runs/LOCK: No space left on device"):
+        lock.acquire(tmp_path, "me")
+    monkeypatch.undo()
+    assert list((tmp_path / "runs").iterdir()) == []
