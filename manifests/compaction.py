@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from . import table_history, tables
 from .deletion import UNLOCKED_GRACE_S
 from .schema import TABLES
+from .table_rewrite import merge
 
 if TYPE_CHECKING:
     from .dataset import Dataset
@@ -61,7 +62,7 @@ def compact(dataset: Dataset, *, command: str, vacuum: bool = False) -> list[Com
                 tables.refresh(table)
                 before = len(tables.live_files(table))
                 if before > 1:
-                    tables.compact(table)
+                    merge(table)
                 after = len(tables.live_files(table))
             removed = table_history.Vacuumed(num_files=0, num_bytes=0, versions=())
             if vacuum:

@@ -1,9 +1,9 @@
-"""Some rows of a table change or go: only the files that hold one of them are rewritten.
+"""Files of a table are rewritten: only those that hold a row to be changed, or all that are small.
 
 delta-rs' own `delete` writes `string_view` columns, on which pyarrow cannot filter, and replacing
-all rows would copy a table of millions of clips for the sake of one video. The commit is one as
-delta-rs makes: the log takes files away and adds others. It is put only if absent, so that nobody
-else's commit is passed over.
+all rows would copy a table of millions of clips for the sake of one video; its compaction holds
+whole files in memory. The commit is one as delta-rs makes: the log takes files away and adds
+others. It is put only if absent, so that nobody else's commit is passed over.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Change = Callable[[pa.Table], pa.Table]
 _NUM_ATTEMPTS = 20
 _ROWS_AT_ONCE = 4096
 _GROUP_BYTES = 32 << 20
-_FILE_BYTES = 128 << 20
+_FILE_BYTES = 100 << 20
 
 
 def rewrite(
@@ -62,62 +62,92 @@ def rewrite(
         ConflictError: Others committed again and again meanwhile.
         StorageError: A file cannot be read or written.
     """
-    folder = tables.folder_of(table)
     wanted = pa.array(values, pa.string())
+
+    def attempt(schema: pa.Schema) -> tuple[list[str], Iterator[pa.Table]]:
+        filesystem = filesystem_of(table.table_uri)
+        files = tables.live_files(table)
+        held = [file for file in files if _holds(filesystem, file, column, wanted)]
+        added = None if more is None else more.select(schema.names)
+        return held, _changed(filesystem, held, schema, column, wanted, change, added)
+
+    _commit(table, attempt, metadata=metadata or {}, is_change=True)
+
+
+def merge(table: DeltaTable) -> None:
+    """Put large files in the place of many smaller than `_FILE_BYTES`, in one commit.
+
+    Rows stay as they are; they are read and written some at a time, however large the table is.
+
+    Raises:
+        ConflictError: Others committed again and again meanwhile.
+        StorageError: A file cannot be read or written.
+    """
+
+    def attempt(schema: pa.Schema) -> tuple[list[str], Iterator[pa.Table]]:
+        filesystem = filesystem_of(table.table_uri)
+        files = tables.live_files(table)
+        small = [file for file in files if location(file).stat().st_size < _FILE_BYTES]
+        small = small if len(small) > 1 else []
+        return small, (rows for file in small for rows in _rows_of(filesystem, file, schema))
+
+    _commit(table, attempt, metadata={}, is_change=False)
+
+
+def _commit(
+    table: DeltaTable,
+    attempt: Callable[[pa.Schema], tuple[list[str], Iterator[pa.Table]]],
+    *,
+    metadata: Mapping[str, str],
+    is_change: bool,
+) -> None:
+    """Put rows in the place of files, from the start again whenever somebody else was faster."""
+    folder = tables.folder_of(table)
     for _ in range(_NUM_ATTEMPTS):
         tables.refresh(table)
+        is_done, written = False, list[tuple[str, int, int]]()
         try:
-            if _committed(table, folder, column, wanted, change, more, metadata or {}):
-                tables.refresh(table)
-                return
+            removed, rows = attempt(tables.schema_of(table))
+            written.extend(_write(folder, rows, tables.schema_of(table)))
+            actions = list(_actions(removed, written, metadata, is_change=is_change))
+            is_done = len(actions) == 1 or _put(folder, table.version() + 1, actions)
         except StorageError:
             raise
         except (OSError, pa.ArrowException) as error:
             raise tables.write_failed(table, error) from error
         finally:
+            for name, _, _ in written if not is_done else ():
+                storage.remove(folder / name)
             pa.default_memory_pool().release_unused()
+        if is_done:
+            tables.refresh(table)
+            return
     raise tables.conflict(table)
 
 
-def _committed(
-    table: DeltaTable,
-    folder: Location,
+def _put(folder: Location, version: int, actions: Sequence[Mapping[str, Any]]) -> bool:
+    """Write a commit unless there is one of that version."""
+    text = "\n".join(json.dumps(action, separators=(",", ":")) for action in actions)
+    return storage.write_new(folder / "_delta_log" / f"{version:020d}.json", text.encode("utf-8"))
+
+
+def _changed(
+    filesystem: Any,
+    files: Sequence[str],
+    schema: pa.Schema,
     column: str,
     values: pa.Array,
     change: Change | None,
     more: pa.Table | None,
-    metadata: Mapping[str, str],
-) -> bool:
-    """One attempt; False when somebody else was faster."""
-    files, schema = tables.live_files(table), tables.schema_of(table)
-    filesystem = filesystem_of(table.table_uri)
-    held = [file for file in files if _holds(filesystem, file, column, values)]
-    added = None if more is None or not more.num_rows else more.select(schema.names)
-    if not held and added is None:
-        return True
-
-    def rows() -> Iterator[pa.Table]:
-        for file in held:
-            for some in _rows_of(filesystem, file, schema):
-                is_meant = pc.is_in(some.column(column), values)
-                yield some.filter(pc.invert(is_meant))
-                if change is not None:
-                    yield change(some.filter(is_meant))
-        if added is not None:
-            yield added
-
-    written = list(_write(folder, rows(), schema))
-    text = "\n".join(
-        json.dumps(action, separators=(",", ":")) for action in _actions(held, written, metadata)
-    )
-    log = folder / "_delta_log" / f"{table.version() + 1:020d}.json"
-    is_done = False
-    try:
-        is_done = storage.write_new(log, text.encode("utf-8"))
-    finally:
-        for name, _, _ in written if not is_done else ():
-            storage.remove(folder / name)
-    return is_done
+) -> Iterator[pa.Table]:
+    for file in files:
+        for rows in _rows_of(filesystem, file, schema):
+            is_meant = pc.is_in(rows.column(column), values)
+            yield rows.filter(pc.invert(is_meant))
+            if change is not None:
+                yield change(rows.filter(is_meant))
+    if more is not None:
+        yield more
 
 
 def _holds(filesystem: Any, file: str, column: str, values: pa.Array) -> bool:
@@ -155,15 +185,16 @@ def _write(
     groups = _groups(rows)
     group = next(groups, None)
     while group is not None:
-        name, num_bytes, num_rows = f"part-rewritten-{uuid.uuid4()}.snappy.parquet", 0, 0
+        name, num_rows = f"part-rewritten-{uuid.uuid4()}.snappy.parquet", 0
         with _new_file(folder / name) as path, open(path, "xb") as stream:
             with pq.ParquetWriter(
                 stream, schema, compression="snappy", use_dictionary=_repeating(schema)
             ) as writer:
-                while group is not None and num_bytes < _FILE_BYTES:
+                is_full = False
+                while group is not None and not is_full:
                     writer.write_table(group)
-                    num_bytes, num_rows = num_bytes + group.nbytes, num_rows + group.num_rows
-                    group = next(groups, None)
+                    num_rows += group.num_rows
+                    group, is_full = next(groups, None), stream.tell() >= _FILE_BYTES
             stream.flush()
             os.fsync(stream.fileno())
             size = stream.tell()
@@ -204,19 +235,28 @@ def _new_file(path: Location) -> Iterator[Path]:
 
 
 def _actions(
-    removed: Sequence[str], added: Sequence[tuple[str, int, int]], metadata: Mapping[str, str]
+    removed: Sequence[str],
+    added: Sequence[tuple[str, int, int]],
+    metadata: Mapping[str, str],
+    *,
+    is_change: bool,
 ) -> Iterator[dict[str, Any]]:
     """The lines of the commit, as the Delta protocol has them."""
     now_ms = time.time_ns() // 1_000_000
     named = tables.named_metadata(metadata)
-    info = {"timestamp": now_ms, "operation": "WRITE", "engineInfo": "egodojo"}
-    yield {"commitInfo": {**info, "operationParameters": {"mode": "Overwrite"}, **named}}
+    info = {
+        "timestamp": now_ms,
+        "operation": "WRITE" if is_change else "OPTIMIZE",
+        "operationParameters": {"mode": "Overwrite"} if is_change else {},
+        "engineInfo": "egodojo",
+    }
+    yield {"commitInfo": {**info, **named}}
     for file in removed:
         yield {
             "remove": {
                 "path": location(file).name,
                 "deletionTimestamp": now_ms,
-                "dataChange": True,
+                "dataChange": is_change,
                 "extendedFileMetadata": True,
                 "partitionValues": {},
                 "size": location(file).stat().st_size,
@@ -229,7 +269,7 @@ def _actions(
                 "partitionValues": {},
                 "size": size,
                 "modificationTime": now_ms,
-                "dataChange": True,
+                "dataChange": is_change,
                 "stats": json.dumps({"numRecords": num_rows}),
             }
         }

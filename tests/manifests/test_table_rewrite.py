@@ -71,6 +71,24 @@ def test_rows_are_changed_and_added_in_one_commit_that_says_so(folder: Path) -> 
     assert tables.metadata_of(folder, table.version()) == {"next": "7"}
 
 
+def test_small_files_are_merged_and_no_row_changes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, before = tables.open_table(folder), contents(folder)
+    version = table.version()
+    table_rewrite.merge(table)
+    assert (len(tables.live_files(table)), table.version()) == (1, version + 1)
+    assert contents(folder) == contents(folder, version) == before
+    table_rewrite.merge(table)  # one file is no work
+    assert table.version() == version + 1
+    monkeypatch.setattr(table_rewrite, "_FILE_BYTES", 1000)
+    tables.append(table, rows(60, 1, LARGER))
+    tables.append(table, rows(61, 1, LARGER))
+    table_rewrite.merge(table)  # that one is large now, and the others are not
+    assert len(tables.live_files(table)) == 3
+    assert len(contents(folder)) == 52
+
+
 def test_nothing_to_change_is_no_commit(folder: Path) -> None:
     table = tables.open_table(folder)
     version, files = table.version(), sorted(folder.iterdir())
@@ -81,6 +99,7 @@ def test_nothing_to_change_is_no_commit(folder: Path) -> None:
 def test_rows_are_held_some_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("_ROWS_AT_ONCE", 4), ("_GROUP_BYTES", 1), ("_FILE_BYTES", 1)):
         monkeypatch.setattr(table_rewrite, name, value)
+    monkeypatch.setattr("os.fsync", lambda _: None)  # of many files
     table, before = tables.open_table(folder), contents(folder)
     tables.replace_where(table, rows(0, 50, LARGER), column="unit_id", values=["u0", "u9"])
     files = [pq.ParquetFile(file).metadata for file in tables.live_files(table)]
