@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from dataset_helpers import SETTINGS, clip_row, planned_unit, unit_row, video_row
+from dataset_helpers import SETTINGS, clip_row, planned_unit, toy_dataset, unit_row, video_row
 from object_storage import make_bucket, proxy, use
 
 from manifests import lock, object_store, storage, tables
+from manifests.compaction import compact
 from manifests.dataset import Dataset
 from manifests.decide import decide
+from manifests.deletion import delete
 from manifests.errors import DatasetError, LockedError, StorageError
 from manifests.locations import ObjectPath, location, matches
 from manifests.recipe import Recipe, Rule
@@ -118,6 +120,29 @@ def test_patterns_find_what_they_find_on_a_disk_and_list_no_more_than_they_must(
 
     monkeypatch.setattr(object_store, "listed", refused)
     assert len(matches(location(bucket), "*/step-*/meta.json")) == 2
+
+
+@pytest.mark.slow
+def test_a_deletion_and_a_compaction_in_a_flaky_bucket_are_the_local_ones(
+    s3_port: int, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = toy_dataset(tmp_path / "ds", num_videos=3)
+    decide(here, replace(RECIPE, gates=()))
+    far = location(f"{bucket}/ds")
+    for file in (path for path in here.path.rglob("*") if path.is_file()):
+        storage.write_atomic(far / file.relative_to(here.path).as_posix(), file.read_bytes())
+    with proxy(s3_port, "--one-in", "10", "--seed", "3") as (port, counts):
+        use(monkeypatch, port)
+        delete(Dataset.open(far), "uri LIKE '%v1%'", command="test")
+        compact(Dataset.open(far), command="test")
+    use(monkeypatch, s3_port)
+    delete(Dataset.open(here.path), "uri LIKE '%v1%'", command="test")
+    compact(Dataset.open(here.path), command="test")
+    assert validate(Dataset.open(far)) == []
+    assert rows(Dataset.open(far)) == rows(Dataset.open(here.path))
+    names = [sorted(file.name for file in (path / "shards").iterdir()) for path in (far, here.path)]
+    assert names[0] == names[1]
+    assert sum(counts.values()) - sum(counts.get(m, 0) for m in ("GET", "PUT", "HEAD", "POST")) > 10
 
 
 def test_two_writers_of_a_bucket_never_hold_the_lock_at_once(bucket: str) -> None:
