@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -162,8 +162,9 @@ class LeRobotFolder:
         """Episodes of every video file of a camera, by the file's resolved path."""
         if camera not in self._videos:
             files: dict[str, list[Episode]] = {}
+            resolved = cache(os.path.realpath)
             for path, episode in self._episodes(camera):
-                files.setdefault(os.path.realpath(path), []).append(episode)
+                files.setdefault(resolved(path), []).append(episode)
             self._videos[camera] = {
                 path: tuple(sorted(found, key=lambda e: e.start_s)) for path, found in files.items()
             }
@@ -248,26 +249,33 @@ class LeRobotFolder:
 
     def _episodes_v3(self, camera: str) -> Iterator[tuple[Path, Episode]]:
         """Episodes that this camera saw; the others have no place in its videos."""
-        prefix = f"videos/{camera}"
-        place = [f"{prefix}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
-        names = ["episode_index", "length", "data/chunk_index", "data/file_index", *place]
+        video, data = (
+            [f"{prefix}/{name}" for name in ("chunk_index", "file_index")]
+            for prefix in (f"videos/{camera}", "data")
+        )
+        begins = f"videos/{camera}/from_timestamp"
+        names = ["episode_index", "length", *data, *video, begins]
         files = sorted((self.root / "meta/episodes").glob("*/*.parquet"))
         if not files:
             raise ConfigError(f"{self.root}/meta/episodes holds no Parquet file.")
+
+        @cache  # hundreds of episodes share a file
+        def file_at(key: str, default: str, chunk_index: int, file_index: int) -> Path:
+            values = {"video_key": camera, "chunk_index": chunk_index, "file_index": file_index}
+            return self._file(key, default, values)
+
         tables = (_read_parquet(file, names, optional=["tasks"]) for file in files)
         for row in (row for table in tables for row in table.to_pylist()):
-            if any(row[name] is None for name in place):
+            if any(row[name] is None for name in (*video, begins)):
                 continue
-            video = {name: int(row[f"{prefix}/{name}"]) for name in ("chunk_index", "file_index")}
-            data = {name: int(row[f"data/{name}"]) for name in ("chunk_index", "file_index")}
             yield (
-                self._file("video_path", _V3_VIDEO, {"video_key": camera, **video}),
+                file_at("video_path", _V3_VIDEO, *(int(row[name]) for name in video)),
                 Episode(
                     index=int(row["episode_index"]),
                     num_rows=int(row["length"]),
-                    start_s=_finite(row[f"{prefix}/from_timestamp"]),
+                    start_s=_finite(row[begins]),
                     tasks=_texts(row.get("tasks")),
-                    data=self._file("data_path", _V3_DATA, data),
+                    data=file_at("data_path", _V3_DATA, *(int(row[name]) for name in data)),
                 ),
             )
 
