@@ -241,6 +241,19 @@ def test_pictures_go_in_as_described() -> None:
     assert files.prepare(frame, scaled)[:, 0, 0].tolist() == [1.0, 0.0, 0.0]
 
 
+def test_an_installed_detector_is_found_by_entry_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "bright_hands-1.dist-info"
+    told.mkdir()
+    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: bright-hands\nVersion: 1\n")
+    (told / "entry_points.txt").write_text(
+        f"[egodojo.hand_detectors]\nbright = {HERE.stem}:BrightIsHand\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert scored("bright") == EXPECTED
+
+
 @pytest.mark.parametrize(
     ("detector", "words"),
     [
