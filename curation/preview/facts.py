@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +23,8 @@ GROUPS = ("kept", "dropped", "gated", "undecided")
 _ROWS_AT_ONCE = 100_000
 _GROUP = """CASE WHEN gate IS NOT NULL THEN 'gated' WHEN verdict = 'keep' THEN 'kept'
     WHEN verdict = 'drop' THEN 'dropped' ELSE 'undecided' END"""
+_ENDLESS = "1e308"
+_COLUMN = re.compile(r"[\w.]+")
 _WORST_FIRST = (
     "quarantined", "failed", "unreadable", "pending", "processed", "no_clips", "duplicate",
 )  # fmt: skip
@@ -265,7 +268,7 @@ def _histograms(dataset: Dataset, rules: Sequence[RuleText]) -> list[Histogram]:
     everything = {**_FACTS, **named}
     for sql, found in cuts.items():
         if sql not in everything and _is_number(dataset, sql):
-            table, _, column = sql.partition(".")
+            table, _, column = sql.replace('"', "").partition(".")
             about = (
                 f"Column {column} of the score table {table}."
                 if table in dataset.scores
@@ -275,6 +278,20 @@ def _histograms(dataset: Dataset, rules: Sequence[RuleText]) -> list[Histogram]:
     order = [*(name for name in cuts if name in everything)]
     order += [name for name in everything if name not in cuts]
     return _drawn(dataset, [(name, everything[name], tuple(cuts.get(name, ()))) for name in order])
+
+
+def finite(sql: str) -> str:
+    """An expression as a number; infinity and NaN as the largest number, which compares alike.
+
+    Tables hold neither, but a division may give one.
+    """
+    value = f"CAST({sql} AS DOUBLE)"
+    if _COLUMN.fullmatch(sql):
+        return value
+    return (
+        f"CASE WHEN isfinite({value}) THEN {value} WHEN {value} > 0 THEN {_ENDLESS} "
+        f"WHEN {value} < 0 THEN -{_ENDLESS} END"
+    )
 
 
 def _is_number(dataset: Dataset, sql: str) -> bool:
@@ -296,10 +313,12 @@ def _drawn(
     for (name, (sql, unit, description), cuts), found in zip(asked, ranges, strict=True):
         if found["low"] is None:
             continue
-        low, high = _range(found["low"], found["high"], found["most"], [cut.value for cut in cuts])
-        high = 1.0 if unit == "ratio" and found["high"] <= 1.0 < high else high
-        place = f"(CAST({sql} AS DOUBLE) - {low!r}) / {high - low!r} * {NUM_BINS}"
-        bins_sql.append(f"CAST(least({NUM_BINS - 1}, floor({place})) AS INTEGER)")
+        values = [cut.value for cut in cuts]
+        low, high = _range(found["low"], found["high"], found["most"], values)
+        if unit == "ratio" and found["high"] <= 1.0 < high and all(v <= 1.0 for v in values):
+            low, high = (low if low < 1.0 else 0.0), 1.0
+        place = f"(({finite(sql)}) - {low!r}) / {high - low!r} * {NUM_BINS}"
+        bins_sql.append(f"CAST(greatest(0, least({NUM_BINS - 1}, floor({place}))) AS INTEGER)")
         histogram = Histogram(
             name=name,
             sql=sql,
@@ -325,8 +344,12 @@ def _ranges(dataset: Dataset, expressions: Sequence[str]) -> list[dict[str, Any]
     num_clips = _count(dataset, "SELECT count(*) AS n FROM _committed")
     share = min(1.0, NUM_RANGED / max(1, num_clips))
     drawn = f"WHERE clip_id < '{round(share * 0xFFFFFF):06x}g'"
-    ends = _of_each(dataset, expressions, "approx_quantile({v}, 0.995)", drawn)
-    limits = "struct_pack(low := min({v}), high := max({v}), missing := count(*) - count({v}))"
+    where = f"FILTER (abs({{v}}) < {_ENDLESS})"
+    ends = _of_each(dataset, expressions, f"approx_quantile({{v}}, 0.995) {where}", drawn)
+    limits = (
+        f"struct_pack(low := min({{v}}) {where}, high := max({{v}}) {where}, "
+        "missing := count(*) - count({v}))"
+    )
     found = _of_each(dataset, expressions, limits)
     return [
         {**limit, "most": limit["high"] if most is None else most}
@@ -338,7 +361,7 @@ def _of_each(
     dataset: Dataset, expressions: Sequence[str], aggregate: str, where: str = ""
 ) -> list[Any]:
     """An aggregate of the value `{v}` of each expression, over all clips or some."""
-    values = [f"CAST({sql} AS DOUBLE) AS v{i}" for i, sql in enumerate(expressions)]
+    values = [f"{finite(sql)} AS v{i}" for i, sql in enumerate(expressions)]
     asked = [f"{aggregate.format(v=f'v{i}')} AS s{i}" for i in range(len(expressions))]
     query = f"SELECT {', '.join(asked)} FROM (SELECT {', '.join(values)} FROM clips {where})"
     (row,) = _rows(dataset, query)
@@ -372,7 +395,7 @@ def _range(low: float, high: float, most: float, cuts: Sequence[float]) -> tuple
     """Edges that hold nearly all values and every threshold; zero when it is near."""
     low = min([low, *cuts])
     right = min(high, most * 1.25) if most > 0 else high
-    right = max([right, *(cut * 1.15 for cut in cuts)])
+    right = max([right, *(cut + 0.15 * abs(cut) for cut in cuts)])
     if low > 0 and low < 0.5 * right:
         low = 0.0
     if right <= low:

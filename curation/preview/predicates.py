@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from manifests.dataset import Dataset
+from manifests.views import quoted
 
-_NUMBER = re.compile(r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_DIGITS = rb"\d+(?:_\d+)*"
+_NUMBER = re.compile(
+    rb"-?(?:%(d)b(?:\.(?:%(d)b)?)?|\.%(d)b)(?:[eE][+-]?\d+)?(?![\w.])" % {b"d": _DIGITS}
+)
+_PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
 _OPERATORS = {
     "COMPARE_GREATERTHANOREQUALTO": ">=",
     "COMPARE_LESSTHANOREQUALTO": "<=",
@@ -80,7 +85,7 @@ class _Source:
 
     def sql(self, expression: dict[str, Any]) -> str:
         if expression["class"] == "COLUMN_REF":
-            return ".".join(expression["column_names"])
+            return _column(expression["column_names"])
         statement = self.parsed["statements"][0]
         node = {**statement["node"], "select_list": [expression]}
         whole = json.dumps({**self.parsed, "statements": [{**statement, "node": node}]})
@@ -90,11 +95,15 @@ class _Source:
 
     def number(self, expression: dict[str, Any]) -> tuple[float, int, int] | None:
         """(value, start, end) of a constant that stands in the text as a plain number."""
-        if expression["class"] != "CONSTANT" or not self.text.isascii():
+        if expression["class"] != "CONSTANT":
             return None
+        data = self.text.encode("utf-8")  # DuckDB counts bytes
         start = int(expression.get("query_location", -1)) - len(_BEFORE)
-        found = _NUMBER.match(self.text, start) if start >= 0 else None
-        return (float(found[0]), found.start(), found.end()) if found else None
+        found = _NUMBER.match(data, start) if 0 <= start < len(data) else None
+        if found is None:
+            return None
+        before, number = data[: found.start()].decode("utf-8"), found[0].decode("ascii")
+        return float(number), len(before), len(before) + len(number)
 
 
 def _node(source: _Source, expression: dict[str, Any]) -> Node:
@@ -103,6 +112,8 @@ def _node(source: _Source, expression: dict[str, Any]) -> Node:
         parts = tuple(_node(source, child) for child in expression["children"])
         name: Literal["and", "or", "not"] = "not" if kind == "OPERATOR_NOT" else "and"
         return Combination(kind="or" if kind == "CONJUNCTION_OR" else name, parts=parts)
+    if kind == "COMPARE_BETWEEN":
+        return _between(source, expression)
     if kind in _OPERATORS:
         left, right, operator = expression["left"], expression["right"], _OPERATORS[kind]
         for measured, constant, sign in (
@@ -115,6 +126,28 @@ def _node(source: _Source, expression: dict[str, Any]) -> Node:
                 sql = source.sql(measured)
                 return Comparison(sql=sql, operator=sign, value=value, start=start, end=end)
     return Opaque(sql=source.sql(expression))
+
+
+def _between(source: _Source, expression: dict[str, Any]) -> Node:
+    """`x BETWEEN 3 AND 5` as its two comparisons; other bounds than numbers leave it whole."""
+    measured = expression["input"]
+    low, high = source.number(expression["lower"]), source.number(expression["upper"])
+    if low is None or high is None or measured["class"] == "CONSTANT":
+        return Opaque(sql=source.sql(expression))
+    sql = source.sql(measured)
+    parts = tuple(
+        Comparison(sql=sql, operator=operator, value=value, start=start, end=end)
+        for operator, (value, start, end) in ((">=", low), ("<=", high))
+    )
+    return Combination(kind="and", parts=parts)
+
+
+def _column(names: Sequence[str]) -> str:
+    """A column as it is called elsewhere: `FPS` and `clips.fps` are `fps`."""
+    if len(names) > 1 and names[0].lower() == "clips":
+        names = names[1:]
+    lower = [name.lower() for name in names]
+    return ".".join(name if _PLAIN.fullmatch(name) else quoted(name) for name in lower)
 
 
 def _quoted(text: str) -> str:

@@ -21,7 +21,7 @@ from manifests.dataset import Dataset
 from manifests.errors import DatasetError
 from manifests.recipe import load_recipe, recipe_names
 
-from .facts import Facts, Histogram, RuleText, threshold_keys
+from .facts import Facts, Histogram, RuleText, finite, threshold_keys
 from .predicates import Combination, Comparison, Node
 
 MAX_CLIPS = 10_000
@@ -120,7 +120,7 @@ class _Collector:
             "isGate": rule.is_gate,
             "onMissing": rule.on_missing,
             "text": rule.keep_when,
-            "tree": self._tree(rule.tree, keys),
+            "tree": self._tree(rule, rule.tree, keys),
         }
 
     def duplicates(self, rule: Mapping[str, str] | None) -> tuple[str, str]:
@@ -137,7 +137,7 @@ class _Collector:
         """Lengths, fixed gates, columns, opaque parts, and (cluster, place) of duplicates."""
         gates = [rule.name for rule in self._facts.rules if rule.is_gate]
         known = ", ".join(f"'{name}'" for name in gates) or "''"
-        picked = [f"CAST({h.sql} AS DOUBLE) AS m{i}" for i, h in enumerate(self._columns.values())]
+        picked = [f"{finite(h.sql)} AS m{i}" for i, h in enumerate(self._columns.values())]
         picked += [f"CAST(({sql}) AS BOOLEAN) AS o{i}" for i, sql in enumerate(self._opaque)]
         cluster, rank = groups
         last = self._dataset.sql(
@@ -170,9 +170,10 @@ class _Collector:
             }
         return lengths, fixed, columns, opaque, pairs
 
-    def _tree(self, node: Node, keys: Any) -> Any:
+    def _tree(self, rule: RuleText, node: Node, keys: Any) -> Any:
         if isinstance(node, Combination):
-            return {"kind": node.kind, "parts": [self._tree(part, keys) for part in node.parts]}
+            parts = [self._tree(rule, part, keys) for part in node.parts]
+            return {"kind": node.kind, "parts": parts}
         if isinstance(node, Comparison):
             key = next(keys)
             if node.sql in self._columns:
@@ -182,8 +183,8 @@ class _Collector:
                     "column": list(self._columns).index(node.sql),
                     "operator": node.operator,
                     "value": node.value,
-                    "start": node.start,
-                    "end": node.end,
+                    "start": _script_place(rule.keep_when, node.start),
+                    "end": _script_place(rule.keep_when, node.end),
                 }
             return self._hidden(f"({node.sql}) {node.operator} {node.value!r}")
         return self._hidden(node.sql)
@@ -199,6 +200,11 @@ class _Collector:
         except DatasetError:
             return False
         return True
+
+
+def _script_place(text: str, place: int) -> int:
+    """A place in a text as JavaScript counts it: most emoji are two."""
+    return len(text[:place].encode("utf-16-le")) // 2
 
 
 def _column(histogram: Histogram, values: NDArray[np.float64]) -> dict[str, Any]:
@@ -225,7 +231,8 @@ def _column(histogram: Histogram, values: NDArray[np.float64]) -> dict[str, Any]
 def _codes(histogram: Histogram, values: NDArray[np.float64]) -> NDArray[np.int64]:
     """Places in the range; those beyond lie at its edge, where no threshold can be dragged."""
     width = histogram.high - histogram.low
-    places = np.clip(np.rint((values - histogram.low) / width * TOP), 0, TOP).astype(np.int64)
+    inside = np.clip(values, histogram.low, histogram.high)
+    places = np.clip(np.rint((inside - histogram.low) / width * TOP), 0, TOP).astype(np.int64)
     for cut in histogram.thresholds:
         compare = _OPERATORS[cut.operator]
         is_right = compare(values, cut.value)

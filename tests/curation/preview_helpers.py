@@ -149,7 +149,17 @@ near_duplicate: {cluster: duplicates.cluster_id, rank: duplicates.distance}
 """
 
 
-def make_many(folder: Path, num_clips: int, *, recipe: str = MANY_RECIPE) -> Dataset:
+ODD_RECIPE = """name: odd
+keep:
+  emoji: source <> '😀' AND brightness_mean_luma >= 4_0 AND clips.FPS BETWEEN 5 AND 29.98
+  quoted: {keep_when: 'my."Left Ratio" >= 0.25', on_missing: keep}
+  over_zero: {keep_when: 'fps / black_frames_ratio > 30', on_missing: drop}
+"""
+
+
+def make_many(
+    folder: Path, num_clips: int, *, recipe: str = MANY_RECIPE, **changes: Any
+) -> Dataset:
     """Clips of random measures, some gated, some without a value, some duplicates; no pictures."""
     dataset = Dataset.create(folder, DatasetSettings(name="many", gates=GATES))
     part = Part(uri="/films/many.mp4", video_id="3" * 32)
@@ -171,6 +181,7 @@ def make_many(folder: Path, num_clips: int, *, recipe: str = MANY_RECIPE) -> Dat
                 contrast_luma=chance.uniform(0, 60),
                 black_frames_ratio=black,
                 gate=gate,
+                **changes,
             )
         )
     num_gated = sum(clip["gate"] is not None for clip in clips)

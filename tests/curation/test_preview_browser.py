@@ -12,12 +12,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from browser import Browser, browser, chromium
-from preview_helpers import make_dataset, make_many
+from preview_helpers import ODD_RECIPE, make_dataset, make_many
 
 from curation.preview import write_preview
 from manifests.dataset import Dataset
+from manifests.decide import decide
+from manifests.recipe import load_recipe
 
 Cli = Callable[..., SimpleNamespace]
 pytestmark = pytest.mark.skipif(
@@ -111,6 +114,31 @@ def test_dragged_numbers_are_those_of_decide(
     assert state["gained"] + state["lost"] > 0
     assert state["lostSeconds"] == pytest.approx(found["lost_s"])
     assert kept_ids(Dataset.open(copy)) != kept_ids(many)
+
+
+def test_oddly_written_rules_are_decided_alike(tab: Browser, tmp_path: Path, cli: Cli) -> None:
+    dataset = make_many(tmp_path / "odd", 60)
+    ids = dataset.sql("SELECT clip_id FROM clips")["clip_id"]
+    ratios = [i / len(ids) for i in range(len(ids))]
+    dataset.append_score("my", pa.table({"clip_id": ids, "Left Ratio": ratios}), metadata={})
+    recipe = tmp_path / "odd.yaml"
+    recipe.write_text(ODD_RECIPE)
+    decide(dataset, load_recipe(recipe))
+    write_preview(dataset)
+    tab.open(url_of(dataset))
+    assert shown(tab)["kept"] == decided(dataset)["kept"] > 0
+    assert tab.evaluate("egodojo.keys()") == [
+        "black", "emoji", "emoji.2", "emoji.3", "quoted", "over_zero",
+    ]  # fmt: skip
+    tab.open(url_of(dataset, "#emoji=90&emoji.3=16&quoted=0.5"))
+    words = shlex.split(tab.evaluate("document.querySelector('#copy-decide code').textContent"))
+    words[4] = str(recipe)
+    assert words[6] == (
+        "keep.emoji=source <> '😀' AND brightness_mean_luma >= 90 AND clips.FPS BETWEEN 5 AND 16"
+    )
+    done = cli(*words[1:], "--json")
+    assert done.exit_code == 0, done.stderr
+    assert shown(tab)["kept"] == json.loads(done.stdout)["num_kept"] > 0
 
 
 def test_a_gate_says_what_would_not_be_written(tab: Browser, many: Dataset) -> None:

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
-from preview_helpers import make_dataset, make_many
+from preview_helpers import Page, make_dataset, make_many
 
 from curation.dedup_semantic import dedup_semantic
 from curation.preview import write_preview
@@ -51,6 +51,18 @@ def test_comparisons_are_read_from_predicates(many: Dataset) -> None:
     assert [text[c.start : c.end] for c in found] == [".5", "0.25", "6e1", "-2"]
 
 
+def test_comparisons_are_found_however_they_are_written(many: Dataset) -> None:
+    text = """source <> '😀é' AND clips.FPS BETWEEN 5 AND 1_000 -- größer
+    AND Hands."Left Ratio" >= 2_5.5"""
+    found = list(comparisons(parse(many, text)))
+    assert [(c.sql, c.operator, c.value) for c in found] == [
+        ("fps", ">=", 5.0),
+        ("fps", "<=", 1000.0),
+        ('hands."left ratio"', ">=", 25.5),
+    ]
+    assert [text[c.start : c.end] for c in found] == ["5", "1_000", "2_5.5"]
+
+
 def test_what_is_no_comparison_with_a_number_stays_whole(many: Dataset) -> None:
     tree = parse(many, "ends_at <> 'cut' AND (fps > 3 OR fps IS NULL)")
     assert isinstance(tree, Combination)
@@ -59,6 +71,7 @@ def test_what_is_no_comparison_with_a_number_stays_whole(many: Dataset) -> None:
     assert isinstance(second, Combination)
     assert isinstance(second.parts[0], Comparison)
     assert second.parts[1] == Opaque(sql="fps IS NULL")
+    assert parse(many, "fps BETWEEN 3 AND end_s") == Opaque(sql="fps BETWEEN 3 AND end_s")
     assert parse(many, "fps >") == Opaque(sql="fps >")
     assert parse(many, "100 > 1") == Opaque(sql="100 > 1")
 
@@ -118,6 +131,28 @@ def test_the_command_repeats_the_present_decision(tmp_path: Path, cli: Cli) -> N
     assert json.loads(done.stdout)["num_changed"] == 0
     after = Dataset.open(dataset.path).table("decisions").sort_by("clip_id").to_pylist()
     assert after == before
+
+
+def test_divisions_by_zero_and_thresholds_at_the_edge_have_a_page(tmp_path: Path) -> None:
+    recipe = (
+        "name: edges\nkeep:\n"
+        "  over_zero: {keep_when: 'fps / black_frames_ratio > 5', on_missing: keep}\n"
+        "  negative: brightness_mean_luma - 500 < -2\n"
+        "  all: overlay_ratio <= 1 AND overlay_ratio >= 1\n"
+    )
+    dataset = make_many(tmp_path / "d", 30, recipe=recipe, overlay_ratio=1.0)
+    facts = collect(dataset)
+    for found in facts.histograms:
+        assert found.low < found.high < 1e300
+        assert all(found.low <= cut.value <= found.high for cut in found.thresholds)
+    overlay = next(h for h in facts.histograms if h.name == "overlay_ratio")
+    assert (overlay.low, overlay.high) == (0.0, 1.0)
+    Page(write_preview(dataset).read_text(encoding="utf-8"))
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    json.loads(script_json(script_data(dataset, facts)), parse_constant=refuse)
 
 
 def test_a_rule_on_a_score_table_that_is_not_there_still_has_a_page(tmp_path: Path) -> None:
