@@ -71,6 +71,7 @@ function judge(rule) { // 1 where the rule keeps a clip
     passes[i] = found === 2 ? +(rule.onMissing === "keep") : found;
   }
   rule.passes = passes;
+  rule.failed = null;
 }
 
 function decide() {
@@ -118,10 +119,12 @@ function tally(status, why) {
 }
 
 function alone(rule) { // what fails this rule, whatever the others say
+  if (rule.failed) return rule.failed;
   const found = {clips: 0, seconds: 0};
   for (let i = 0; i < page.count; i++) {
     if (!rule.passes[i] && !fixed[i]) { found.clips += 1; found.seconds += lengths[i]; }
   }
+  rule.failed = found;
   return found;
 }
 

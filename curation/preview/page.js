@@ -109,10 +109,28 @@ function ruleWords(rule, now) {
     + `${percent(drops.seconds)})${rest}; by the recipe ${count(before.clips)}.${note}`;
 }
 
+// Bars out of sight are drawn when they come into it: a page has dozens of figures.
+const inSight = new Set(), isBehind = new Set();
+const watcher = new IntersectionObserver((entries) => {
+  for (const {target, isIntersecting} of entries) {
+    inSight[isIntersecting ? "add" : "delete"](target);
+    if (isIntersecting && isBehind.has(target)) drawBars(target);
+  }
+}, {rootMargin: "300px"});
+figures.forEach((figure) => watcher.observe(figure));
+addEventListener("beforeprint", () => isBehind.forEach(drawBars));
+
+function drawBars(figure) {
+  isBehind.delete(figure);
+  const column = page.columns[figure.dataset.column];
+  figure.querySelector(".bars").innerHTML = bars(column, current.status);
+}
+
 function drawFigures(now) {
   for (const figure of figures) {
     const column = page.columns[figure.dataset.column];
-    figure.querySelector(".bars").innerHTML = bars(column, now.status);
+    if (inSight.has(figure)) drawBars(figure);
+    else isBehind.add(figure);
     const changed = moved().filter((t) => t.column === column);
     const output = figure.querySelector(".now");
     const words = [...new Set(changed.map((t) => ruleWords(t.rule, now)))].join(" ");

@@ -228,6 +228,17 @@ def test_a_threshold_is_dragged_with_a_finger(tab: Browser, many: Dataset) -> No
     assert tab.evaluate("document.getElementById('whatif-commands').open") is False
 
 
+def test_figures_out_of_sight_are_drawn_when_they_come_into_it(tab: Browser, many: Dataset) -> None:
+    tab.open(url_of(many), height=300)
+    last = "[...document.querySelectorAll('.histogram')].at(-1)"
+    kept = f"{last}.querySelectorAll('.bars .kept').length"
+    tab.evaluate("egodojo.set('dark', 235)")
+    assert shown(tab)["kept"] == 0
+    assert tab.evaluate(kept) > 0
+    tab.evaluate(f"{last}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+    tab.wait(f"{kept} === 0")
+
+
 def test_a_rule_of_ones_own_can_be_tried(tab: Browser, many: Dataset) -> None:
     tab.open(url_of(many))
     named = "f => f.querySelector('strong').textContent === 'duration_s'"
