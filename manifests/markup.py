@@ -49,6 +49,11 @@ def code(text: str) -> str:
     return f"<code>{escape(signs(text))}</code>"
 
 
+def named(text: str) -> str:
+    """A name from outside, of any length, as a cell of a table; the whole of it on hover."""
+    return f'<span class="name" title="{escape(text)}">{escape(text)}</span>'
+
+
 def share_bar(parts: Sequence[tuple[str, float]], *, label: str, css: str = "share") -> str:
     """A horizontal bar of coloured parts; `parts` are (CSS class, amount)."""
     total = sum(amount for _, amount in parts) or 1.0

@@ -15,7 +15,7 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from .label_stats import contents, has_labels, label_tails, trajectory_lengths
-from .markup import amount_bar, length, plural, style, table
+from .markup import amount_bar, length, named, plural, style, table
 from .storage import write_atomic
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _numbers(total: Mapping[str, Any]) -> str:
 def _contents(groups: Sequence[Mapping[str, Any]], total: Mapping[str, Any]) -> str:
     heads = ["Source", "Embodiment", "#Hours", "#Trajectories", "#Mean length"]
     heads += [f"#{name.capitalize()}" for name in COLUMNS]
-    rows = [_row(row, escape(row["source"]), escape(row["embodiment"])) for row in groups]
+    rows = [_row(row, named(row["source"]), named(row["embodiment"])) for row in groups]
     if len(groups) != 1:
         cells = _row(total, "In total", "")
         rows.append([f"<strong>{cell}</strong>" if cell else "" for cell in cells])
@@ -120,7 +120,7 @@ def _hours(groups: Sequence[Mapping[str, Any]]) -> str:
     ordered = sorted(groups, key=lambda row: (-row["seconds"], row["source"], row["embodiment"]))
     rows = [
         [
-            f"{escape(row['source'])} <small>{escape(row['embodiment'])}</small>",
+            f"{named(row['source'])} <small>{escape(row['embodiment'])}</small>",
             amount_bar(row["seconds"], largest, css="kept"),
             length(row["seconds"]),
         ]
@@ -185,7 +185,7 @@ def _tails(dataset: Dataset) -> str:
         largest = labels[0]["num_clips"]
         rows = [
             [
-                escape(row["label"]),
+                named(row["label"]),
                 amount_bar(row["num_clips"], largest, css="neutral"),
                 f"{row['num_clips']:,}",
                 length(row["seconds"]),

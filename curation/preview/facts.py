@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,20 +34,21 @@ CREATE OR REPLACE TEMP TABLE _files_drawn AS SELECT uri, source, embodiment, sta
     is_damaged, duration_s, num_clips, num_kept, written_s, kept_s FROM files
 """
 _FACTS = {
-    "duration_s": ("end_s - start_s", "s", "Length of the clip."),
+    "end_s - start_s": ("duration_s", "s", "Length of the clip."),
     "fps": ("fps", "frames/s", "Frame rate of the clip."),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleText:
-    """One rule as the page names it; `tree` is its predicate taken apart."""
+    """One rule as the page names it; `tree` is its predicate taken apart, `why` may be empty."""
 
     name: str
     keep_when: str
     is_gate: bool
     on_missing: str
     tree: Node
+    why: str = ""
 
     def comparisons(self) -> Iterator[tuple[str, str, float]]:
         """(column or expression, operator, number) of every comparison with a number."""
@@ -185,8 +186,17 @@ def collect(dataset: Dataset) -> Facts:
     )
 
 
-def sample_clips(dataset: Dataset, *, num_kept: int, num_per_reason: int) -> list[dict[str, Any]]:
-    """Clips for the contact sheets: written ones, spread over the sources, the same every time."""
+def sample_clips(
+    dataset: Dataset, *, num_kept: int, num_per_reason: int, compared: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Clips for the contact sheets: written ones, spread over the sources, the same every time.
+
+    Args:
+        dataset: Whose clips.
+        num_kept: At most so many kept ones.
+        num_per_reason: At most so many dropped for one reason.
+        compared: Expressions whose values are added under `values`.
+    """
     chosen = dataset.sql(
         f"""
         WITH ranked AS (
@@ -203,41 +213,50 @@ def sample_clips(dataset: Dataset, *, num_kept: int, num_per_reason: int) -> lis
         ORDER BY verdict, reason, number"""
     )
     numbers = dict(zip(*(column.to_pylist() for column in chosen.columns), strict=True))
-    rows = {row["clip_id"]: row for row in clips_of(dataset, list(numbers))}
+    rows = {row["clip_id"]: row for row in clips_of(dataset, list(numbers), compared)}
     return [{**rows[clip_id], "number": number} for clip_id, number in numbers.items()]
 
 
-def clips_of(dataset: Dataset, clip_ids: Sequence[str]) -> list[dict[str, Any]]:
-    """Whole rows of a few clips, scores included, in any order."""
+def clips_of(
+    dataset: Dataset, clip_ids: Sequence[str], compared: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Whole rows of a few clips, scores included, in any order; `compared` as for the samples."""
+    values = "".join(f", {finite(sql)} AS value_{i}" for i, sql in enumerate(compared))
     listed = ", ".join(f"'{clip_id}'" for clip_id in clip_ids) or "NULL"
-    return _rows(dataset, f"SELECT * FROM clips WHERE clip_id IN ({listed})")
+    rows = _rows(dataset, f"SELECT *{values} FROM clips WHERE clip_id IN ({listed})")
+    return [
+        {**row, "values": {sql: row[f"value_{i}"] for i, sql in enumerate(compared)}}
+        for row in rows
+    ]
 
 
 def _rules(dataset: Dataset, recipe_text: str) -> tuple[RuleText, ...]:
-    found = [
-        RuleText(
-            name=gate.name,
-            keep_when=gate.keep_when,
-            is_gate=True,
-            on_missing=gate.on_missing,
-            tree=parse(dataset, gate.keep_when),
-        )
-        for gate in dataset.settings.gates
-    ]
-    keep = (yaml.safe_load(recipe_text) or {}).get("keep") or {} if recipe_text else {}
-    for name, rule in keep.items():
-        fields = {"keep_when": rule} if isinstance(rule, str) else rule
-        text = str(fields["keep_when"])
-        found.append(
-            RuleText(
-                name=name,
-                keep_when=text,
-                is_gate=False,
-                on_missing=fields.get("on_missing", "fail"),
-                tree=parse(dataset, text),
-            )
-        )
-    return tuple(found)
+    """The gates the dataset was made with, then the rules of the recipe."""
+    recipe = (yaml.safe_load(recipe_text) or {}) if recipe_text else {}
+    gates = {gate.name: asdict(gate) for gate in dataset.settings.gates}
+    for name, rule in (recipe.get("gates") or {}).items():
+        if name in gates and isinstance(rule, Mapping):
+            gates[name]["why"] = rule.get("why", "")
+    return tuple(
+        _rule_text(dataset, name, rule, is_gate=is_gate)
+        for rules, is_gate in ((gates, True), (recipe.get("keep") or {}, False))
+        for name, rule in rules.items()
+    )
+
+
+def _rule_text(
+    dataset: Dataset, name: str, rule: str | Mapping[str, Any], *, is_gate: bool
+) -> RuleText:
+    fields = {"keep_when": rule} if isinstance(rule, str) else rule
+    text = str(fields["keep_when"])
+    return RuleText(
+        name=name,
+        keep_when=text,
+        is_gate=is_gate,
+        on_missing=fields.get("on_missing", "fail"),
+        tree=parse(dataset, text),
+        why=" ".join(str(fields.get("why", "")).split()),
+    )
 
 
 def threshold_keys(rule: RuleText, rules: Sequence[RuleText]) -> list[str]:
@@ -275,9 +294,9 @@ def _histograms(dataset: Dataset, rules: Sequence[RuleText]) -> list[Histogram]:
                 else f"What rule {found[0].rule} compares."
             )
             everything[sql] = (sql, "", about)
-    order = [*(name for name in cuts if name in everything)]
-    order += [name for name in everything if name not in cuts]
-    return _drawn(dataset, [(name, everything[name], tuple(cuts.get(name, ()))) for name in order])
+    order = [*(sql for sql in cuts if sql in everything)]
+    order += [sql for sql in everything if sql not in cuts]
+    return _drawn(dataset, [(sql, everything[sql], tuple(cuts.get(sql, ()))) for sql in order])
 
 
 def finite(sql: str) -> str:
@@ -308,9 +327,9 @@ def _drawn(
     asked: Sequence[tuple[str, tuple[str, str, str], tuple[Threshold, ...]]],
 ) -> list[Histogram]:
     """Histograms of what has values, in two passes over the clips for all of them together."""
-    ranges = _ranges(dataset, [sql for _, (sql, _, _), _ in asked])
+    ranges = _ranges(dataset, [sql for sql, _, _ in asked])
     drawn, bins_sql = [], []
-    for (name, (sql, unit, description), cuts), found in zip(asked, ranges, strict=True):
+    for (sql, (name, unit, description), cuts), found in zip(asked, ranges, strict=True):
         if found["low"] is None:
             continue
         values = [cut.value for cut in cuts]

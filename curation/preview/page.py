@@ -18,11 +18,12 @@ from string import Template
 from typing import Any
 
 from manifests.dataset import Dataset
-from manifests.markup import amount_bar, clock, code, length, plural, share_bar, style, table
+from manifests.markup import amount_bar, clock, code, length, named, plural, share_bar, style, table
 from manifests.storage import Location, location, write_atomic
 from pipeline.clips import ClipReader
 from pipeline.progress import Progress
 
+from ..split import IDLE, NO_SPAN, TRANSITION
 from . import charts, examples
 from .facts import MAX_LISTED, Facts, collect, sample_clips
 from .sheets import TileMaker, measured, sheet
@@ -30,6 +31,9 @@ from .whatif import MAX_CLIPS, clip_places, script_data, script_json
 
 NUM_KEPT = 48
 NUM_PER_REASON = 12
+MAX_DETAIL, MAX_FOLDER = 400, 60
+"""Characters that are shown of an error and of a file's folder."""
+
 TEMPLATE = "template.html"
 STYLE = "page.css"
 SCRIPTS = ("decide.js", "page.js")
@@ -58,7 +62,12 @@ def write_preview(dataset: Dataset, out: Location | None = None, *, quiet: bool 
         "difference": examples.difference(dataset, tiles),
         "clusters": examples.clusters(dataset, tiles),
     }
-    clips = sample_clips(dataset, num_kept=NUM_KEPT, num_per_reason=NUM_PER_REASON)
+    clips = sample_clips(
+        dataset,
+        num_kept=NUM_KEPT,
+        num_per_reason=NUM_PER_REASON,
+        compared=[found.sql for found in facts.histograms if found.thresholds],
+    )
     sheets = _sheets(tiles, facts, clips, quiet=quiet)
     text = Template(_own(TEMPLATE)).substitute(
         _parts(dataset, facts, sheets) | _optional(drawn) | _code(dataset, facts)
@@ -205,9 +214,12 @@ def _balance(facts: Facts) -> str:
 def _reasons(facts: Facts, shown: set[str | None]) -> str:
     if not facts.reasons:
         return _none("Nothing was dropped.")
-    rules = {(rule.name, rule.is_gate): rule.keep_when for rule in facts.rules}
-    rules["too_short", True] = facts.shortest
-    rules["near_duplicate", False] = "no better clip of its cluster is kept"
+    rules = {(rule.name, rule.is_gate): _rule(rule.keep_when, rule.why) for rule in facts.rules}
+    rules |= {(name, True): _rule(*words) for name, words in _BUILT_IN.items()}
+    rules["too_short", True] = _rule(facts.shortest, "Nothing can be learnt from less.")
+    rules["near_duplicate", False] = _rule(
+        "no better clip of its cluster is kept", "The best copy is enough."
+    )
     largest = max(row["clips"] for row in facts.reasons)
     rows = []
     for row in facts.reasons:
@@ -222,11 +234,23 @@ def _reasons(facts: Facts, shown: set[str | None]) -> str:
                 amount_bar(row["clips"], largest, css=css),
                 f"{row['clips']:,}",
                 length(row["seconds"]),
-                code(rules.get((row["reason"], row["is_gate"]), "")),
+                rules.get((row["reason"], row["is_gate"]), ""),
             ]
         )
     heads = ["Reason", "", "#Clips", "#Length", "A clip passes when"]
     return table("Why clips were dropped", heads, rows)
+
+
+_BUILT_IN = {
+    TRANSITION: ("no dissolve or fade is going on", "Its frames show two shots at once."),
+    IDLE: ("something moves", "The dataset was made without idle stretches (idle_min_s)."),
+    NO_SPAN: ("a span of the sidecar covers it", "The sidecar names what is wanted."),
+}
+"""Gates that no recipe names: when a clip passes, and why."""
+
+
+def _rule(passes_when: str, why: str) -> str:
+    return code(passes_when) + (f'<small class="because">{escape(why)}</small>' if why else "")
 
 
 def _fates(facts: Facts) -> str:
@@ -254,8 +278,8 @@ def _sources(facts: Facts) -> str:
         )
         rows.append(
             [
-                escape(row["source"]),
-                escape(row["embodiment"]),
+                named(row["source"]),
+                named(row["embodiment"]),
                 f"{row['files']:,}",
                 length(row["seconds"]),
                 f"{row['clips']:,}",
@@ -265,8 +289,12 @@ def _sources(facts: Facts) -> str:
                 percent,
             ]
         )
-    heads = ["Source", "Embodiment", "#Files", "#Footage", "#Clips", "#Kept", "#Length kept"]
-    return table("Sources", [*heads, "", "#Share"], rows)
+    heads = ["Source", "Embodiment", "#Files", "#Footage", "#Written", "#Kept", "#Length kept"]
+    copies = sum(row["seconds"] for row in facts.fates if row["state"] == "duplicate")
+    note = f" Footage of duplicate files ({length(copies)}) is not counted here." if copies else ""
+    return table("Sources", [*heads, "", "#Share"], rows) + (
+        f'<p class="note">Written and kept are clips; the share is that of the footage.{note}</p>'
+    )
 
 
 # --- pictures ---------------------------------------------------------------------------------
@@ -334,7 +362,8 @@ def _troubles(facts: Facts, root: str) -> str:
     for row in facts.troubles:
         detail = row["detail"] or ""
         if row["state"] == "duplicate":
-            detail = f"same bytes as {PurePosixPath(detail).name}"
+            detail = f"same bytes as {detail.removeprefix(root).lstrip('/')}"
+        detail = detail if len(detail) <= MAX_DETAIL else f"{detail[:MAX_DETAIL]} …"
         rows.append(
             [
                 _state(row["state"]) + (" " + _state("damaged") if row["is_damaged"] else ""),
@@ -352,10 +381,12 @@ def _state(name: str) -> str:
 
 
 def _file(uri: str, root: str) -> str:
-    path = PurePosixPath(uri)
-    folder = str(path.parent).removeprefix(root).lstrip("/")
+    folder, _, file = uri.rpartition("/")
+    folder = folder.removeprefix(root).lstrip("/")
+    if len(folder) > MAX_FOLDER:
+        folder = f"…{folder[-MAX_FOLDER:]}"
     before = f"<small>{escape(folder)}/</small>" if folder else ""
-    return f'<span title="{escape(uri)}">{before}{escape(path.name)}</span>'
+    return f'<span class="name" title="{escape(uri)}">{before}{escape(file)}</span>'
 
 
 def _common_folder(uris: Any) -> str:

@@ -78,7 +78,7 @@ class TileMaker:
         span = f"{clock(clip['start_s'])} – {clock(clip['end_s'])}"
         lines = [
             f'<strong title="{escape(clip["uri"])}">{escape(name)}</strong>',
-            f"<span>{span} · {plural(clip['num_frames'], 'frame')} · "
+            f'<span class="place">{span} · {plural(clip["num_frames"], "frame")} · '
             f"{escape(clip['source'])}</span>",
         ]
         if why:
@@ -108,14 +108,12 @@ class TileMaker:
 
 
 def measured(clip: Mapping[str, Any], rule: RuleText | None) -> str:
-    """The values that a dropped clip's rule looked at."""
+    """The values that a dropped clip's rule looked at; `clip` is one of `sample_clips`."""
     parts = []
-    for column, operator, value in rule.comparisons() if rule is not None else ():
-        table, _, name = column.rpartition(".")
-        row = clip.get(table) if table else clip
-        found = (row or {}).get(name)
-        if isinstance(found, int | float):
-            parts.append(f"{column} {number(found)}, kept when {signs(operator)} {number(value)}")
+    for compared, operator, value in rule.comparisons() if rule is not None else ():
+        found = clip["values"].get(compared)
+        if found is not None:
+            parts.append(f"{compared} {number(found)}, kept when {signs(operator)} {number(value)}")
     return "; ".join(parts)
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from manifests.dataset import Dataset
 from manifests.errors import DatasetError
-from manifests.recipe import load_recipe, recipe_names
+from manifests.recipe import Recipe, load_recipe, recipe_names
 
 from .facts import Facts, Histogram, RuleText, finite, threshold_keys
 from .predicates import Combination, Comparison, Node
@@ -45,7 +45,7 @@ def script_data(dataset: Dataset, facts: Facts) -> dict[str, Any]:
         "totalSeconds": sum(group["seconds"] for group in facts.groups.values()),
         "isDecided": facts.recipe is not None,
         "command": base_command(dataset, facts),
-        "gateCommand": f"egodojo curate INPUT... --out NEW_DATASET --recipe {_recipe_name(facts)}",
+        "gateCommand": gate_command(dataset, facts),
         "lengths": _packed(lengths.astype("<f4")),
         "fixed": _packed(fixed),
         "columns": measured,
@@ -69,24 +69,35 @@ def script_json(data: Mapping[str, Any]) -> str:
 
 def base_command(dataset: Dataset, facts: Facts) -> str:
     """The command that makes the present decision again, to which more `--set` are added."""
-    path = str(dataset.path)
-    command = ["egodojo", "decide", quote(path), "--recipe", quote(_recipe_name(facts))]
-    for item in _sets(facts):
-        command += ["--set", quote(item)]
-    return " ".join(command)
+    return f"egodojo decide {quote(str(dataset.path))} {_recipe_words(dataset, facts)}"
 
 
-def _recipe_name(facts: Facts) -> str:
+def gate_command(dataset: Dataset, facts: Facts) -> str:
+    """The command that writes clips by the same recipe anew, with `--set` for other gates."""
+    return f"egodojo curate INPUT... --out NEW_DATASET {_recipe_words(dataset, facts)}"
+
+
+def _recipe_words(dataset: Dataset, facts: Facts) -> str:
+    name, sets = _named_recipe(facts, dataset.metadata("decisions").get("recipe_digest"))
+    return " ".join(["--recipe", quote(name), *(f"--set {quote(item)}" for item in sets)])
+
+
+def _named_recipe(facts: Facts, wanted: str | None) -> tuple[str, list[str]]:
+    """What `--recipe` and `--set` say to get the recorded recipe, which has this digest.
+
+    One that is no shipped recipe with some rules replaced is called by a file of its name.
+    """
     if facts.recipe is None:
-        return "egocentric"
-    return facts.recipe if facts.recipe in recipe_names() else f"{facts.recipe}.yaml"
+        return "egocentric", []
+    if facts.recipe in recipe_names():
+        sets = _sets(facts, load_recipe(facts.recipe))
+        if load_recipe(facts.recipe, sets).digest == wanted:
+            return facts.recipe, sets
+    return f"{facts.recipe}.yaml", []
 
 
-def _sets(facts: Facts) -> list[str]:
+def _sets(facts: Facts, shipped: Recipe) -> list[str]:
     """What the recorded recipe has changed in the shipped one of its name."""
-    if facts.recipe is None or facts.recipe not in recipe_names():
-        return []
-    shipped = load_recipe(facts.recipe)
     sets = []
     for section, rules in (("gates", shipped.gates), ("keep", shipped.keep)):
         old = {rule.name: rule.keep_when for rule in rules}
@@ -109,7 +120,7 @@ class _Collector:
         self._dataset = dataset
         self._facts = facts
         self._is_sample = is_sample
-        self._columns = {h.name: h for h in facts.histograms}
+        self._columns = {h.sql: h for h in facts.histograms}
         self._opaque: list[str] = []
 
     def rule(self, rule: RuleText) -> dict[str, Any]:

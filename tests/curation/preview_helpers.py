@@ -22,7 +22,7 @@ from pipeline.testing import make_video
 GATES = (Rule(name="black", keep_when="black_frames_ratio < 0.95"),)
 RECIPE = """name: tiny
 keep:
-  dark: brightness_mean_luma >= 40
+  dark: {keep_when: brightness_mean_luma >= 40, why: Hands & objects drown in noise.}
   blurred: {keep_when: 'sharpness_luma >= 0.8 AND 100 > 1', on_missing: keep}
 """
 NASTY = '/films/<script>alert(1)</script> & "quotes".mp4'

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 from PIL import Image
-from preview_helpers import Page, make_dataset
+from preview_helpers import Page, make_dataset, video_row
 
 from curation.preview import sheets as sheets_module
 from curation.preview import write_preview
@@ -52,6 +52,7 @@ def test_it_counts_clips_files_and_length(text: str) -> None:
 def test_it_names_every_reason_with_its_rule(text: str) -> None:
     assert '<a href="#drop-dark">dark</a>' in text
     assert "brightness_mean_luma ≥ 40" in text
+    assert '<small class="because">Hands &amp; objects drown in noise.</small>' in text
     assert '<a href="#gated">black</a> <small>gate</small>' in text
     assert "brightness_mean_luma 20, kept when ≥ 40" in text
 
@@ -127,6 +128,21 @@ def test_a_dataset_without_decision_or_clips_has_a_page_too(tmp_path: Path) -> N
     Page(words)
 
 
+def test_long_names_and_errors_leave_room_for_the_rest(tmp_path: Path) -> None:
+    dataset = Dataset.create(tmp_path / "d", DatasetSettings(name="d"))
+    folder = "/films/" + "/".join(f"folder_{i}" for i in range(40))
+    files = [f"{folder}/a.mp4", "s3://bucket/some key/b.mp4", "/films/c.mp4"]
+    facts = {"state": "unreadable", "reason": "not_video", "detail": "x" * 5000}
+    with dataset.writer("test") as writer:
+        writer.append_videos([video_row(uri, None, source="s" * 300, **facts) for uri in files])
+    text = write_preview(Dataset.open(dataset.path)).read_text(encoding="utf-8")
+    assert f"<small>…{folder[-60:]}/</small>a.mp4</span>" in text
+    assert "<small>s3://bucket/some key/</small>b.mp4</span>" in text
+    assert "x" * 400 + " …" in text
+    assert "x" * 401 not in text
+    assert f'<span class="name" title="{"s" * 300}">' in text
+
+
 def test_a_damaged_shard_spoils_no_page(tmp_path: Path) -> None:
     damaged = make_dataset(tmp_path / "damaged")
     shard = damaged.path / "shards" / f"{shard_name(0)}.tar"
@@ -151,6 +167,20 @@ def test_samples_are_bounded_and_spread_over_reasons(dataset: Dataset) -> None:
         ("drop", "dark"),
         ("keep", None),
     ]
+
+
+def test_a_dropped_clip_says_what_any_compared_expression_was(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path / "d")
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "name: r\nkeep:\n"
+        "  sum: brightness_mean_luma + sharpness_luma < 90 AND end_s - start_s >= 0.5\n"
+    )
+    decide(dataset, load_recipe(recipe))
+    text = write_preview(Dataset.open(dataset.path)).read_text(encoding="utf-8")
+    assert "brightness_mean_luma + sharpness_luma 93, kept when &lt; 90; end_s - start_s 1" in text
+    assert text.count("<strong>duration_s</strong>") == 1
+    assert "<strong>end_s - start_s</strong>" not in text
 
 
 def test_histograms_hold_every_clip(dataset: Dataset) -> None:

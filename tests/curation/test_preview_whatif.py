@@ -155,6 +155,18 @@ def test_divisions_by_zero_and_thresholds_at_the_edge_have_a_page(tmp_path: Path
     json.loads(script_json(script_data(dataset, facts)), parse_constant=refuse)
 
 
+def test_a_recipe_that_sets_cannot_say_is_called_by_a_file(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path / "d")
+    recipe = tmp_path / "other.yaml"
+    recipe.write_text(
+        "name: permissive\nkeep:\n"
+        "  dark: {keep_when: brightness_mean_luma >= 24, on_missing: keep}\n"
+    )
+    decide(dataset, load_recipe(recipe))
+    dataset = Dataset.open(dataset.path)
+    assert base_command(dataset, collect(dataset)).endswith("--recipe permissive.yaml")
+
+
 def test_a_rule_on_a_score_table_that_is_not_there_still_has_a_page(tmp_path: Path) -> None:
     recipe = "name: r\nkeep:\n  h: {keep_when: hands.ratio > 0.2, on_missing: keep}\n"
     dataset = make_many(tmp_path / "d", 30, recipe=recipe)
