@@ -52,8 +52,14 @@ def schema_page() -> str:
         parts += [f"## {name.lower()}", "", "| column | type |", "| --- | --- |"]
         parts += [f"| `{field.name}` | `{field.type}` |" for field in getattr(schema, name)]
         parts.append("")
-    parts += ["## Measures", "", "| column | unit | meaning |", "| --- | --- | --- |"]
-    parts += [f"| `{key}` | {m.unit} | {m.description} |" for key, m in MEASURES.items()]
+    parts += [
+        *("## Measures", "", "How they are taken and what each costs stands in"),
+        *("[concepts.md](concepts.md#measures). What cannot be measured is NULL.", ""),
+        *("| column | unit | range | meaning |", "| --- | --- | --- | --- |"),
+    ]
+    parts += [
+        f"| `{key}` | {m.unit} | {m.range} | {m.description} |" for key, m in MEASURES.items()
+    ]
     return "\n".join([*parts, ""])
 
 
@@ -99,6 +105,10 @@ def recipes_page() -> str:
             gate = " (gate)" if rule in recipe.gates else ""
             why = recipe.reasons[rule.name]
             parts.append(f"| `{rule.name}`{gate} | `{rule.keep_when}` | {why} |")
+        if recipe.near_duplicate is not None:
+            last, why = recipe.near_duplicate, recipe.reasons["near_duplicate"]
+            first = f"no clip of the same `{last.cluster}` with a smaller `{last.rank}` is kept"
+            parts.append(f"| `{last.name}` | {first} | {why} |")
         parts.append("")
     return "\n".join(parts)
 

@@ -18,15 +18,23 @@ class Measure:
         type: `double`, `int64`, or `list<int64>`, which no gate may name.
         unit: What the number counts; `ratio` lies in [0, 1].
         description: One sentence.
+        high: Largest value; None: there is no bound. The smallest is 0.
     """
 
     type: Literal["double", "int64", "list<int64>"]
     unit: str
     description: str
+    high: float | None = None
+
+    @property
+    def range(self) -> str:
+        """The values it can have, in words."""
+        return "0 and more" if self.high is None else f"0 to {self.high:g}"
 
 
-def _double(unit: str, description: str) -> Measure:
-    return Measure(type="double", unit=unit, description=description)
+def _double(unit: str, description: str, *, high: float | None = None) -> Measure:
+    high = 1.0 if unit == "ratio" else high
+    return Measure(type="double", unit=unit, description=description, high=high)
 
 
 MEASURES: dict[str, Measure] = {
@@ -40,6 +48,7 @@ MEASURES: dict[str, Measure] = {
         type="int64",
         unit="0 or 1",
         description="1 when the source is HDR (PQ or HLG), whose pictures were made SDR ones.",
+        high=1,
     ),
     "missing_frames_ratio": _double(
         "ratio", "Share of the frames declared for the clip's span that could not be decoded."
@@ -59,13 +68,17 @@ MEASURES: dict[str, Measure] = {
     "longest_gap_frames": _double(
         "frames", "Longest time one frame stands, over the video's median interval; steady is 1."
     ),
-    "brightness_mean_luma": _double("luma levels", "Mean luma; black is 16, white is 235."),
-    "contrast_luma": _double("luma levels", "Mean over the frames of the deviation of luma."),
+    "brightness_mean_luma": _double(
+        "luma levels", "Mean luma; black is 16, white is 235.", high=255
+    ),
+    "contrast_luma": _double(
+        "luma levels", "Mean over the frames of the deviation of luma.", high=127.5
+    ),
     "underexposed_ratio": _double("ratio", "Share of pixels darker than 10 % of white."),
     "overexposed_ratio": _double("ratio", "Share of pixels brighter than 97 % of white."),
     "black_frames_ratio": _double("ratio", "Share of frames that are black in 98 % of pixels."),
     "sharpness_luma": _double(
-        "luma levels", "Mean absolute second difference of neighbouring pixels."
+        "luma levels", "Mean absolute second difference of neighbouring pixels.", high=510
     ),
     "camera_motion_width_per_s": _double(
         "widths/s", "Mean speed of the picture as a whole (translation model)."
@@ -75,9 +88,13 @@ MEASURES: dict[str, Measure] = {
         "widths/s", "Mean deviation of camera velocity from its half-second average."
     ),
     "residual_motion_luma": _double(
-        "luma levels", "Mean change of 8x8 blocks from frame to frame, camera motion taken out."
+        "luma levels",
+        "Mean change of 8x8 blocks from frame to frame, camera motion taken out.",
+        high=255,
     ),
-    "residual_motion_p95_luma": _double("luma levels", "95th percentile over the frames."),
+    "residual_motion_p95_luma": _double(
+        "luma levels", "95th percentile over the frames.", high=255
+    ),
     "changing_blocks_ratio": _double(
         "ratio", "Share of 8x8 blocks that change within half a second, mean over the clip."
     ),
@@ -114,6 +131,7 @@ MEASURES: dict[str, Measure] = {
         "chroma levels",
         "Root mean square distance of chroma from the picture's mean colour; under 1 for grey or "
         "tinted pictures.",
+        high=181,
     ),
     "skin_fraction": _double(
         "ratio",
@@ -123,6 +141,7 @@ MEASURES: dict[str, Measure] = {
     "shot_cut_score": _double(
         "ratio to a cut",
         "Strongest sign of a hard cut after the clip's first frame; 1 ends a clip.",
+        high=1,
     ),
     "transition_score": _double(
         "ratio to a transition",
@@ -132,6 +151,7 @@ MEASURES: dict[str, Measure] = {
         type="list<int64>",
         unit="luma levels",
         description="Perceptual hash over time: mean luma of 8x6 fields per quarter second, one "
-        "byte each (0 to 255), row by row; six little-endian words per quarter second.",
+        "byte each, row by row; six little-endian words per quarter second.",
+        high=255,
     ),
 }

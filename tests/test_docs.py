@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ import click
 import pytest
 
 from manifests.cli import egodojo
+from manifests.measures import MEASURES
 from pipeline.testing import make_video
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -129,3 +131,17 @@ def test_files_named_in_the_text_exist(page: Path) -> None:
             "world_model",
         }:
             assert (ROOT / name).exists(), f"{page.name} names {name}"
+
+
+def test_every_measure_says_how_it_is_taken_and_what_it_costs() -> None:
+    text = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
+    section = text.partition("## Measures\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("| `")]
+    patterns = [p for row in rows for p in re.findall(r"`([\w*]+)`", row[0])]
+    for name in MEASURES:
+        assert any(fnmatchcase(name, pattern) for pattern in patterns), name
+    for _, looked_at, span, how, cost in rows:
+        assert looked_at.strip()
+        assert span.strip()
+        assert how.strip()
+        assert re.fullmatch(r"[\d ]+(to [\d ]+)?", cost.strip())

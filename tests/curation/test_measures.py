@@ -70,6 +70,24 @@ def test_every_measure_is_documented_and_none_is_missing() -> None:
     assert all(measure.unit and measure.description for measure in MEASURES.values())
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_measures_stay_in_the_range_that_is_documented(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    wild = [
+        np.full((240, 320), 255, np.uint8), np.zeros((240, 320), np.uint8),
+        rng.choice(np.array([0, 255], np.uint8), (240, 320)), rng.integers(0, 256, (240, 320)),
+        np.indices((240, 320)).sum(0) % 2 * 255, texture(seed)[100:340, 90:410],
+    ]  # fmt: skip
+    chroma = [CHROMA, rng.choice(np.array([0, 255], np.uint8), (2, 120, 160))]
+    pictures = [
+        reduce_picture(wild[rng.integers(len(wild))].astype(np.uint8), chroma[rng.integers(2)])
+        for _ in range(40)
+    ]
+    for name, value in measure(pictures, fps=float(rng.choice([1, 10, 60]))).items():
+        high = MEASURES[name].high
+        assert math.isnan(value) or 0 <= value <= (math.inf if high is None else high), name
+
+
 def test_an_empty_or_single_frame_clip_has_null_not_nan() -> None:
     assert set(ClipMeasures().row(end_s=1.0).values()) == {None}
     measures = ClipMeasures()
