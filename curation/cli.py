@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
@@ -101,32 +102,51 @@ def curate(
 @click.option(
     "--set", "sets", multiple=True, metavar="RULE=SQL", help="Change a rule: keep.dark='...'."
 )
-@click.option("--dry-run", is_flag=True, help="Say what would change; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would change; decide nothing.")
+@click.option(
+    "--preview",
+    "page",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="PAGE",
+    help="Draw the result as a page, with clips gained and lost; with --dry-run what it would be.",
+)
 @output_options
 def decide(
     dataset: Location,
     recipe: str,
     sets: tuple[str, ...],
     dry_run: bool,
+    page: Path | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Keep or drop again by another recipe, over what was measured; decodes nothing."""
     from manifests.dataset import Dataset
     from manifests.decide import decide as deciding
+    from manifests.decide import try_decision
     from manifests.recipe import load_recipe
 
     rules = load_recipe(recipe, sets)
-    summary = asdict(deciding(Dataset.open(dataset), rules, dry_run=dry_run))
+    opened = Dataset.open(dataset)
+    if dry_run and page is not None:
+        found, opened = try_decision(opened, rules)
+    else:
+        found = deciding(opened, rules, dry_run=dry_run)
+    summary = asdict(found)
+    if page is not None:
+        from .preview import write_preview
+
+        summary["page"] = str(write_preview(opened, page, quiet=quiet or as_json))
 
     def text() -> str:
-        last = f"  to look at it: egodojo manifest preview {dataset}"
+        last = f"  to look at it: {page or f'egodojo manifest preview {dataset}'}"
+        if dry_run:
+            last = "Nothing was written." if page is None else f"Nothing was decided.\n{last}"
         return (
             f"{summary['recipe']}: {summary['num_kept']} of {summary['num_clips']} clips kept "
             f"({_hours(summary['kept_s'])}), {summary['num_changed']} verdicts changed\n"
             f"  dropped: {_counts(summary['reasons'])}\n"
-            f"{_difference_text(summary['difference'])}"
-            f"{'Nothing was written.' if dry_run else last}"
+            f"{_difference_text(summary['difference'])}{last}"
         )
 
     emit(summary, as_json=as_json, text=text, quiet=quiet)

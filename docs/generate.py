@@ -67,9 +67,9 @@ RECIPES = """# Recipes
 
 A recipe names rules. Gates are asked while a video is read and decide what is written at all;
 they belong to a dataset. `keep` rules are asked of what was written and can change at any time:
-`egodojo decide DATASET --recipe strict --dry-run` says which clips would be gained and lost, rule
-by rule, and without `--dry-run` decides so. The first rule that is not true names the reason;
-`near_duplicate` comes last and keeps the best of each cluster.
+`egodojo decide DATASET --recipe strict --dry-run` says how many clips would be gained and lost,
+rule by rule, `--preview PAGE` shows them, and without `--dry-run` it is decided. The first rule
+that is not true names the reason; `near_duplicate` comes last and keeps the best of each cluster.
 
 ```yaml
 name: mine

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .difference import METADATA_KEY, Difference, difference_of
 from .errors import ConfigError, DatasetError
 from .recipe import DuplicateRule, OnMissing, Recipe
+from .trial import Trial
 from .views import quoted, scored_clips
 
 if TYPE_CHECKING:
@@ -75,23 +76,38 @@ def decide(dataset: Dataset, recipe: Recipe, *, dry_run: bool = False) -> Decisi
     dataset.sql(_REPEATED)
     counts = dataset.sql(_counts_query(recipe)).to_pylist()
     _refuse_null(dataset, recipe, counts)
-    metadata = {
-        "recipe": recipe.name,
-        "recipe_digest": recipe.digest,
-        "recipe_text": recipe.text,
-    }
     last, version = dataset.metadata("decisions").get("recipe"), dataset.versions["decisions"]
     difference = difference_of(counts, recipe=last, version=version) if last else None
     if dry_run:
         return _summary(dataset, recipe, counts, difference, is_written=False)
-    if difference is not None:
-        metadata[METADATA_KEY] = difference.to_json()
     con = dataset.connection()
     dataset.replace_decisions(
-        lambda: con.sql(_decided(recipe)).to_arrow_reader(_ROWS_AT_ONCE), metadata=metadata
+        lambda: con.sql(_decided(recipe)).to_arrow_reader(_ROWS_AT_ONCE),
+        metadata=_metadata(recipe, difference),
     )
     con.close()
     return _summary(dataset, recipe, counts, difference, is_written=True)
+
+
+def try_decision(dataset: Dataset, recipe: Recipe) -> tuple[DecisionSummary, Trial]:
+    """A dry run of `decide`, and the dataset as it would show itself then, held in memory.
+
+    Raises:
+        ConfigError, DatasetError: As `decide`.
+    """
+    summary = decide(dataset, recipe, dry_run=True)
+    decisions = dataset.sql(_decided(recipe))
+    return summary, Trial(dataset, decisions, _metadata(recipe, summary.difference))
+
+
+def _metadata(recipe: Recipe, difference: Difference | None) -> dict[str, str]:
+    """What the commit of a decision says."""
+    found = {
+        "recipe": recipe.name,
+        "recipe_digest": recipe.digest,
+        "recipe_text": recipe.text,
+    }
+    return found if difference is None else {**found, METADATA_KEY: difference.to_json()}
 
 
 def check_recipe(dataset: Dataset, recipe: Recipe) -> None:

@@ -13,6 +13,7 @@ import yaml
 from manifests.dataset import Dataset
 from manifests.errors import DatasetError
 from manifests.measures import MEASURES
+from manifests.trial import Trial
 
 from .predicates import Node, comparisons, parse
 
@@ -109,6 +110,7 @@ class Facts:
     """Everything on the page but the pictures."""
 
     name: str
+    is_trial: bool
     recipe: str | None
     recipe_text: str
     rules: tuple[RuleText, ...]
@@ -138,6 +140,7 @@ def collect(dataset: Dataset) -> Facts:
     troubles = "state <> 'processed' OR is_damaged"
     return Facts(
         name=settings.name,
+        is_trial=isinstance(dataset, Trial),
         recipe=metadata.get("recipe"),
         recipe_text=metadata.get("recipe_text", ""),
         rules=rules,

@@ -178,10 +178,12 @@ def _summary(facts: Facts) -> str:
     num_files = sum(row["files"] for row in facts.fates)
     if facts.recipe is None:
         return f"{plural(num_clips, 'clip')} from {plural(num_files, 'file')}, not decided yet."
+    keeps = "would keep" if facts.is_trial else "keeps"
+    trial = " A trial: nothing was decided." if facts.is_trial else ""
     return (
-        f"Recipe <strong>{escape(facts.recipe)}</strong> keeps {num_kept:,} of "
+        f"Recipe <strong>{escape(facts.recipe)}</strong> {keeps} {num_kept:,} of "
         f"{plural(num_clips, 'clip')}: {length(kept_s)} of {length(seconds)}, "
-        f"from {plural(num_files, 'file')}."
+        f"from {plural(num_files, 'file')}.{trial}"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -223,3 +224,27 @@ def test_the_page_shows_what_the_last_decision_changed(dataset: Dataset, tmp_pat
     assert "was dropped: dark" in words
     assert words.count("now dropped: bright") == 2
     Page(words)
+
+
+def test_a_decision_is_drawn_before_it_is_made(dataset: Dataset, tmp_path: Path, cli: Cli) -> None:
+    copy, page = tmp_path / "copy", tmp_path / "page.html"
+    shutil.copytree(dataset.path, copy)
+    recipe = tmp_path / "inverse.yaml"
+    recipe.write_text("name: inverse\nkeep: {bright: brightness_mean_luma < 40}\n")
+    command = ("decide", copy, "--recipe", recipe, "--preview", page)
+    done = cli(*command, "--dry-run")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.endswith(f"Nothing was decided.\n  to look at it: {page}\n")
+    assert Dataset.open(copy).versions == Dataset.open(dataset.path).versions
+    tried = page.read_text(encoding="utf-8")
+    assert "Recipe <strong>inverse</strong> would keep 1 of 4 clips" in tried
+    assert "A trial: nothing was decided." in tried
+    assert "<strong>1 gained</strong> (1.0 s), <strong>2 lost</strong> (2.0 s)" in tried
+    assert tried.count("now dropped: bright") == 2
+    Page(tried)
+    done = cli(*command, "--json")
+    assert json.loads(done.stdout)["page"] == str(page)
+    decided = page.read_text(encoding="utf-8")
+    assert "Recipe <strong>inverse</strong> keeps 1 of 4 clips" in decided
+    same = re.compile(r"would keep|keeps| A trial: nothing was decided\.|decisions \d+")
+    assert same.sub("", tried) == same.sub("", decided)

@@ -14,8 +14,9 @@ import pytest
 from dataset_helpers import SETTINGS, clip_row, planned_unit, toy_dataset, unit_row, video_row
 
 from manifests import Dataset
-from manifests.decide import decide
+from manifests.decide import decide, try_decision
 from manifests.difference import RuleChange, last_difference
+from manifests.errors import DatasetError
 from manifests.recipe import DuplicateRule, Recipe, Rule
 
 Cli = Callable[..., SimpleNamespace]
@@ -62,6 +63,25 @@ def test_a_dry_run_counts_the_same_and_writes_nothing(tmp_path: Path) -> None:
     )
     assert tried.difference is not None
     assert (tried.difference.num_gained, tried.difference.num_lost) == (1, 1)
+
+
+def test_a_trial_shows_the_dataset_as_it_would_be(tmp_path: Path) -> None:
+    dataset = clips(tmp_path / "d", [10.0, 50.0, 60.0, 90.0])
+    decide(dataset, recipe("a", dark="brightness_mean_luma >= 40"))
+    before = dataset.versions
+    other = recipe("b", bright="brightness_mean_luma < 80")
+    summary, trial = try_decision(dataset, other)
+    again = Dataset.open(tmp_path / "d")
+    assert again.versions == before == trial.versions
+    assert again.clips.count("*").fetchall() == [(3,)]
+    shown = trial.sql("SELECT clip_id FROM kept ORDER BY 1"), trial.table("decisions")
+    assert trial.metadata("decisions")["recipe"] == "b"
+    assert last_difference(trial) == summary.difference
+    with pytest.raises(DatasetError, match="read-only"):
+        decide(trial, other)
+    decide(dataset, other)
+    assert dataset.sql("SELECT clip_id FROM kept ORDER BY 1") == shown[0]
+    assert dataset.table("decisions").sort_by("clip_id") == shown[1].sort_by("clip_id")
 
 
 def test_gained_and_lost_by_rule(tmp_path: Path) -> None:
