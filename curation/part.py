@@ -380,7 +380,7 @@ class PartWorker:
             fps=len(clip.ticks) / (end_s - start_s),
             shot_index=clip.edge.shot_index,
             ends_at=ends_at,
-            text=span.text if span is not None else video["text"],
+            text=(span and span.text) or video["text"],
             unit_id=self._unit_id,
             scale_ratio=self._scaler.scale_ratio(*size),
             measures={

@@ -86,7 +86,7 @@ def read_caption(video: Path) -> str | None:
     path = _beside(video, CAPTION_SUFFIX)
     if not _is_there(path):
         return None
-    return path.read_text(encoding="utf-8", errors="replace").strip() or None
+    return path.read_text(encoding="utf-8-sig", errors="replace").strip() or None
 
 
 def read_spans(path: Path) -> tuple[Span, ...]:
@@ -239,7 +239,7 @@ def _span_rows(path: Path) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
         return rows
     if path.suffix == ".json":
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
         if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
             raise ValueError("it must be a list of objects")
         return data

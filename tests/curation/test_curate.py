@@ -383,16 +383,17 @@ def test_a_caption_that_cannot_be_read_costs_the_text_and_not_the_video(
 
 def test_spans_decide_where_clips_are(tmp_path: Path, cli: Cli) -> None:
     video = make_video(tmp_path / "v.mp4", num_frames=75, **SMALL)
-    (tmp_path / "v.spans.csv").write_text("start_s,end_s,text\n1,3,pour\n1,3,tilt\n2,4,put\n")
+    (tmp_path / "v.spans.csv").write_text("start_s,end_s,text\n1,3,pour\n1,3,tilt\n2,4,\n")
+    (tmp_path / "v.txt").write_text("make tea")
     out = tmp_path / "ds"
     result = cli("curate", video, "--out", out, "--inline", "--set", "unit_len_s=60")
     assert result.exit_code == 0, result.stderr
     rows = Dataset.open(out).sql("SELECT * FROM clips ORDER BY start_s").to_pylist()
     assert [(row["start_s"], row["end_s"], row["gate"], row["text"]) for row in rows] == [
-        (0.0, 1.0, "no_span", None),
+        (0.0, 1.0, "no_span", "make tea"),
         (1.0, 3.0, None, "pour\ntilt"),
-        (3.0, 4.0, None, "put"),
-        (4.0, 5.0, "no_span", None),
+        (3.0, 4.0, None, "make tea"),
+        (4.0, 5.0, "no_span", "make tea"),
     ]
     assert [row["ends_at"] for row in rows] == ["span", "span", "span", "end"]
 

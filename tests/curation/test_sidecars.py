@@ -89,6 +89,19 @@ def test_sidecars_are_found_by_stem_and_their_digests_change_with_them(tmp_path:
     assert find_sidecars(video).digests() != first
 
 
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
+    mark = "\ufeff"
+    (tmp_path / "a.txt").write_text(f"{mark}folds a shirt\r\n", encoding="utf-8", newline="")
+    assert read_caption(tmp_path / "a.mp4") == "folds a shirt"
+    for suffix, text in (
+        (".csv", "start_s,end_s,text\r\n0,1,pour\r\n"),
+        (".json", '[{"start_s": 0, "end_s": 1, "text": "pour"}]'),
+    ):
+        path = tmp_path / f"a.spans{suffix}"
+        path.write_text(mark + text, encoding="utf-8", newline="")
+        assert read_spans(path) == (Span(start_s=0.0, end_s=1.0, text="pour"),)
+
+
 def actions_file(tmp_path: Path, *, rate_hz: float = 30.0, num_rows: int = 60) -> Path:
     path = tmp_path / "a.actions.parquet"
     times = np.arange(num_rows) / rate_hz
