@@ -14,9 +14,9 @@ def style() -> str:
 
 def number(value: float) -> str:
     """At most three significant digits, thousands with a comma."""
-    if value == int(value) and abs(value) < 1e15:
+    if abs(value) < 1e15 and value == int(value):
         return f"{int(value):,}"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if 100 <= abs(value) < 1e15 else f"{value:.3g}"
 
 
 def length(seconds: float) -> str:

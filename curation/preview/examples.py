@@ -45,7 +45,7 @@ def _clusters_of(dataset: Dataset, table: str, tiles: TileMaker) -> str:
             SELECT cluster AS id, count(*) AS clips,
                 count(*) FILTER (original IS NOT NULL) AS copies,
                 coalesce(sum(end_s - start_s) FILTER (original IS NOT NULL), 0.0) AS seconds
-            FROM ({_members(table)}) GROUP BY 1 HAVING clips > 1
+            FROM ({_members(dataset, table)}) GROUP BY 1 HAVING clips > 1
         )
         SELECT count(*) AS clusters, coalesce(sum(clips), 0) AS clips,
             coalesce(sum(copies), 0) AS copies, coalesce(sum(seconds), 0.0) AS seconds FROM sizes"""
@@ -58,7 +58,7 @@ def _clusters_of(dataset: Dataset, table: str, tiles: TileMaker) -> str:
             SELECT *, count(*) OVER (PARTITION BY cluster) AS size,
                 row_number() OVER (PARTITION BY cluster ORDER BY
                     original IS NOT NULL, distance, clip_id) AS place
-            FROM ({_members(table)})
+            FROM ({_members(dataset, table)})
         ), largest AS (
             SELECT cluster FROM members WHERE size > 1 GROUP BY cluster, size
             ORDER BY size DESC, min(clip_id) LIMIT {NUM_CLUSTERS}
@@ -78,10 +78,13 @@ def _clusters_of(dataset: Dataset, table: str, tiles: TileMaker) -> str:
     return f'<p class="note">{words}</p>{"".join(drawn)}'
 
 
-def _members(table: str) -> str:
+def _members(dataset: Dataset, table: str) -> str:
     """A query of the clips in clusters of a table."""
+    has_mirrored = "is_mirrored" in dataset.relation(table).columns
     return f"""
         SELECT c.clip_id, uri, source, start_s, end_s, num_frames, shard, gate, verdict, reason,
+            source_width_px AS width, source_height_px AS height,
+            {"d.is_mirrored" if has_mirrored else "NULL"} AS is_mirrored,
             d.cluster_id AS cluster, d.duplicate_of AS original, d.distance AS distance
         FROM _decided AS c JOIN {table} AS d USING (clip_id) WHERE d.cluster_id IS NOT NULL"""
 
@@ -104,13 +107,16 @@ def _cluster(members: Sequence[Mapping[str, Any]], alike: str, tiles: TileMaker)
 
 
 def _member_words(clip: Mapping[str, Any]) -> str:
+    """What decides between copies, and what became of this one."""
+    words = ["original" if clip["original"] is None else "duplicate"]
+    if clip["width"] and clip["height"]:
+        words.append(f"{clip['width']}x{clip['height']}")
+    if clip["original"] is not None and clip["distance"] is not None:
+        words.append(f"distance {number(clip['distance'])}")
+    if clip["is_mirrored"]:
+        words.append("mirrored")
     verdict = {"keep": "kept", "drop": f"dropped: {clip['gate'] or clip['reason']}"}
-    fate = verdict.get(clip["verdict"], "not decided")
-    if clip["original"] is None:
-        return f"original, {fate}"
-    distance = clip["distance"]
-    apart = f", distance {number(distance)}" if distance is not None else ""
-    return f"duplicate{apart}, {fate}"
+    return ", ".join([*words, verdict.get(clip["verdict"], "not decided")])
 
 
 def difference(dataset: Dataset, tiles: TileMaker) -> str:

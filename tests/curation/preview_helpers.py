@@ -180,6 +180,8 @@ def make_many(
                 sharpness_luma=None if i % 7 == 0 else chance.expovariate(1),
                 contrast_luma=chance.uniform(0, 60),
                 black_frames_ratio=black,
+                source_width_px=50,
+                source_height_px=50,
                 gate=gate,
                 **changes,
             )
@@ -214,6 +216,7 @@ def _score_duplicates(dataset: Dataset, ids: Sequence[str]) -> None:
             "cluster_id": pa.array(columns["cluster_id"], pa.string()),
             "duplicate_of": pa.array(columns["duplicate_of"], pa.string()),
             "distance": pa.array(columns["distance"], pa.float64()),
+            "is_mirrored": pa.array([name is not None for name in columns["duplicate_of"]]),
         }
     )
     dataset.append_score("duplicates", table, metadata={"model": "test"})

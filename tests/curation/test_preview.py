@@ -194,6 +194,7 @@ def test_histograms_hold_every_clip(dataset: Dataset) -> None:
 
 def test_numbers_read_well() -> None:
     assert [number(v) for v in (0, 1234567, 0.12345, 123.4)] == ["0", "1,234,567", "0.123", "123"]
+    assert [number(v) for v in (-1e308, 1e12)] == ["-1e+308", "1,000,000,000,000"]
     assert [length(s) for s in (5, 90, 7200)] == ["5.0 s", "1.5 min", "2.0 h"]
     assert clock(65.24) == "1:05.2"
 

@@ -193,7 +193,8 @@ def test_clusters_are_shown_when_there_is_a_table_of_them(many: Dataset) -> None
         "SELECT count(*) AS n FROM duplicates WHERE duplicate_of IS NOT NULL"
     ).to_pylist()
     assert f"{count['n']} clips (" in text
-    assert "duplicate, distance 0.01, " in text
+    assert "duplicate, 50x50, distance 0.01, mirrored, " in text
+    assert "original, 50x50, " in text
     assert '<a href="#clusters">' in text
 
 
