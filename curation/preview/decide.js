@@ -118,11 +118,13 @@ function tally(status, why) {
   return found;
 }
 
-function alone(rule) { // what fails this rule, whatever the others say
+function alone(rule) { // what fails this rule, whatever others say; of written clips unless it is a gate
   if (rule.failed) return rule.failed;
   const found = {clips: 0, seconds: 0};
   for (let i = 0; i < page.count; i++) {
-    if (!rule.passes[i] && !fixed[i]) { found.clips += 1; found.seconds += lengths[i]; }
+    if (rule.passes[i] || fixed[i] || (!rule.isGate && current.status[i] === GATED)) continue;
+    found.clips += 1;
+    found.seconds += lengths[i];
   }
   rule.failed = found;
   return found;

@@ -42,9 +42,12 @@ function commands(changed) {
   };
 }
 
-function query(rule) {
-  const where = rule.isGate ? "" : "gate IS NULL AND ";
-  return `SELECT count(*) AS clips, sum(end_s - start_s) / 3600 AS hours FROM clips WHERE ${where}NOT (${predicate(rule)})`;
+function query(rule) { // counts what `alone` counts
+  const gates = rules.filter((r) => r.isGate).map((r) => `'${r.name}'`).join(", ");
+  const where = rule.isGate ? `(gate IS NULL OR gate IN (${gates}))` : "gate IS NULL";
+  const fails = rule.onMissing === "keep" ? "IS FALSE" : "IS NOT TRUE";
+  return "SELECT count(*) AS clips, sum(end_s - start_s) / 3600 AS hours FROM clips "
+    + `WHERE ${where} AND (${predicate(rule)}) ${fails}`;
 }
 
 // --- drawing ------------------------------------------------------------------------------------
@@ -187,6 +190,7 @@ let baseline = null, current = null, last = null, isWaiting = false;
 
 function draw() {
   isWaiting = false;
+  if (rules.some((rule) => rule.isGate && rule.isStale)) rules.forEach((rule) => { rule.failed = null; });
   rules.forEach((rule) => rule.isStale && (judge(rule), rule.isStale = false));
   current = decide();
   baseline ??= current;
