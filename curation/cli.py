@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from manifests.cli_support import LOCATION, emit, output_options
+from manifests.cli_support import LOCATION, PAGE, emit, output_options
 from manifests.locations import Location
 
 _EXAMPLE = "Example: egodojo curate ~/footage --out DATASET --recipe egocentric"
@@ -106,7 +106,7 @@ def curate(
 @click.option(
     "--preview",
     "page",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PAGE,
     metavar="PAGE",
     help="Draw the result as a page, with clips gained and lost; with --dry-run what it would be.",
 )

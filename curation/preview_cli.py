@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from manifests.cli_support import LOCATION, emit, output_options
+from manifests.cli_support import LOCATION, PAGE, emit, output_options
 from manifests.locations import Location
 
 
@@ -14,7 +14,7 @@ from manifests.locations import Location
 @click.argument("dataset", type=LOCATION)
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PAGE,
     help="The page to write.  [default: DATASET/preview/index.html]",
 )
 @output_options

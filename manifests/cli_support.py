@@ -54,6 +54,29 @@ class LocationType(click.ParamType[Location]):
 
 LOCATION = LocationType()
 
+
+class PageType(click.Path):
+    """A file to write, refused before any work when its folder cannot be made."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:
+        """The path, when it lies in a folder or in what may become one."""
+        page = Path(os.fsdecode(super().convert(value, param, ctx)))
+        above = next(path for path in page.absolute().parents if path.exists())
+        if not above.is_dir():
+            self.fail(f"{str(page)!r} cannot be written: {str(above)!r} is no folder.", param, ctx)
+        return page
+
+
+PAGE = PageType()
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 

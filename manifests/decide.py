@@ -75,6 +75,7 @@ def decide(dataset: Dataset, recipe: Recipe, *, dry_run: bool = False) -> Decisi
     _judge(dataset, recipe)
     dataset.sql(_REPEATED)
     counts = dataset.sql(_counts_query(recipe)).to_pylist()
+    _refuse_several(dataset, recipe, counts)
     _refuse_null(dataset, recipe, counts)
     last, version = dataset.metadata("decisions").get("recipe"), dataset.versions["decisions"]
     difference = difference_of(counts, recipe=last, version=version) if last else None
@@ -301,6 +302,18 @@ def _references(node: Any) -> Iterator[list[str]]:
     if isinstance(node, list):
         for child in node:
             yield from _references(child)
+
+
+def _refuse_several(dataset: Dataset, recipe: Recipe, counts: Sequence[Mapping[str, Any]]) -> None:
+    """Some SQL, such as unnest(), makes several rows of one: a clip has one verdict."""
+    (known,) = dataset.sql("SELECT count(*) AS clips FROM _committed").to_pylist()
+    if sum(row["num_clips"] for row in counts) == known["clips"]:
+        return
+    for rule in recipe.keep:
+        query = f"SELECT count(*) AS clips FROM (SELECT ({rule.keep_when}) AS answer FROM clips)"
+        if dataset.sql(query).to_pylist() != [known]:
+            raise _wrong(rule.name, "it does not give one answer for each clip.")
+    raise _wrong("near_duplicate", "it does not give one answer for each clip.")
 
 
 def _refuse_null(dataset: Dataset, recipe: Recipe, counts: Sequence[Mapping[str, Any]]) -> None:

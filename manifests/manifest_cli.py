@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from .cli_support import LOCATION, LazyGroup, emit, output_options
+from .cli_support import LOCATION, PAGE, LazyGroup, emit, output_options
 from .errors import EXIT_FAILED, DatasetError
 from .locations import Location
 
@@ -70,7 +70,7 @@ def sql(dataset: Location, query: str, limit: int, as_json: bool, quiet: bool) -
 @click.option(
     "--html",
     "page",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PAGE,
     help="Also draw hours, trajectories, scenes, tasks, objects and skills as a page.",
 )
 @output_options

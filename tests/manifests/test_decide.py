@@ -145,6 +145,7 @@ def test_a_misspelt_predicate_is_never_silent(
         ("count(*) > 3", "Binder Error"),
         ("fps > 3) OR (fps < 9", "syntax error"),
         ("uri::INTEGER > 3", "Conversion Error"),
+        ("unnest([1, 2]) > 1", "not give one answer for each clip"),
     ],
 )
 def test_a_predicate_that_only_fails_in_the_whole_query_or_on_values_names_its_rule(

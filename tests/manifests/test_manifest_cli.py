@@ -75,6 +75,23 @@ def test_a_folder_that_is_no_dataset(tmp_path: Path, cli: Cli, command: str) -> 
     assert "is not a dataset" in found.stderr
 
 
+@pytest.mark.parametrize(
+    "words", [("manifest", "preview", "--out"), ("manifest", "stats", "--html"), ("decide",)]
+)
+def test_a_page_that_cannot_be_written_is_refused_before_any_work(
+    path: Path, tmp_path: Path, cli: Cli, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "file").write_text("")
+    page = tmp_path / "file" / "sub" / "page.html"
+    if words == ("decide",):
+        words = ("decide", "--recipe", "permissive", "--preview")
+    found = cli(*words, page, path)
+    assert found.exit_code == 2
+    assert (
+        f"{str(page)!r} cannot be written: {str(tmp_path / 'file')!r} is no folder." in found.stderr
+    )
+
+
 @pytest.mark.parametrize("command", ["sql", "stats", "validate"])
 def test_help_has_an_example(cli: Cli, command: str) -> None:
     shown = cli("manifest", command, "--help")
