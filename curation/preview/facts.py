@@ -420,6 +420,8 @@ def _range(low: float, high: float, most: float, cuts: Sequence[float]) -> tuple
     right = max([right, *(cut + 0.15 * abs(cut) for cut in cuts)])
     if low > 0 and low < 0.5 * right:
         low = 0.0
+    if low == right == 0:
+        right = 1.0
     if right <= low:
         margin = abs(low) * 0.1 or 0.5
         low, right = low - margin, right + margin
