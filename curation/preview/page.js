@@ -91,6 +91,7 @@ function drawHandle(threshold) {
   label.classList.toggle("end", x > WIDTH * 0.6);
   label.setAttribute("x", x > WIDTH * 0.6 ? -4 : 4);
   handle.classList.toggle("moved", threshold.isTried || node.value !== threshold.recipe);
+  threshold.was.style.display = threshold.isTried || node.value === threshold.recipe ? "none" : "";
   const keepsAbove = node.operator.startsWith(">");
   shade.setAttribute("x", keepsAbove ? 0 : x.toFixed(1));
   shade.setAttribute("width", (keepsAbove ? x : WIDTH - x).toFixed(1));
@@ -253,12 +254,21 @@ function remove(threshold) {
   rules.splice(rules.indexOf(threshold.rule), 1);
   threshold.handle?.remove();
   threshold.shade?.remove();
+  threshold.was?.remove();
   redraw();
 }
 
+function svgElement(name, attributes) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
+}
+
 function attach(threshold, handle, shade) {
-  Object.assign(threshold, {handle, shade});
-  const {column, node} = threshold;
+  const {column, node} = threshold, x = xOf(column, threshold.recipe).toFixed(1);
+  const was = svgElement("line", {class: "was", x1: x, x2: x, y1: TOP, y2: BASE}); // the recipe's
+  shade.after(was);
+  Object.assign(threshold, {handle, shade, was});
   handle.setAttribute("tabindex", "0");
   handle.setAttribute("role", "slider");
   handle.setAttribute("aria-label", `Threshold of ${threshold.rule.name} on ${column.name}`);
@@ -322,12 +332,10 @@ function attempt(figure, side, value) {
   register(node, rule);
   const threshold = thresholds.get(key);
   threshold.isTried = true;
-  const svg = figure.querySelector("svg"), space = "http://www.w3.org/2000/svg";
-  const shade = document.createElementNS(space, "rect");
-  for (const [k, v] of [["class", "shade"], ["y", TOP], ["height", BASE - TOP]]) shade.setAttribute(k, v);
+  const svg = figure.querySelector("svg");
+  const shade = svgElement("rect", {class: "shade", y: TOP, height: BASE - TOP});
   svg.querySelector(".bars").before(shade);
-  const handle = document.createElementNS(space, "g");
-  handle.setAttribute("class", "handle");
+  const handle = svgElement("g", {class: "handle"});
   handle.innerHTML = `<rect class="hit" x="-13" y="0" width="26" height="${BASE + 10}"/>`
     + `<line class="cut" y1="2" y2="${BASE}"/><circle class="knob" cy="${BASE}" r="5"/>`
     + `<text class="cut" x="4" y="${side === "min" ? 10 : 21}"></text>`;

@@ -198,6 +198,8 @@ def test_a_threshold_is_dragged_with_the_mouse(tab: Browser, many: Dataset) -> N
     assert shown(tab)["kept"] == state["kept"]
     panel = "getComputedStyle(document.getElementById('whatif')).display"
     assert tab.evaluate(panel) == "block"
+    was = "document.querySelector('.shade[data-key=dark] + .was').getBoundingClientRect()"
+    assert tab.evaluate(f"{was}.x + {was}.width / 2") == pytest.approx(box[0], abs=1)
     tab.evaluate("document.getElementById('whatif-reset').click()")
     assert shown(tab)["kept"] == before
     assert tab.evaluate(panel) == "none"
