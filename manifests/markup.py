@@ -13,9 +13,11 @@ def style() -> str:
 
 
 def number(value: float) -> str:
-    """At most three significant digits, thousands with a comma."""
+    """At most three significant digits, thousands with a comma, no exponent for small ratios."""
     if abs(value) < 1e15 and value == int(value):
         return f"{int(value):,}"
+    if 5e-7 <= abs(value) < 1e-4:
+        return f"{value:.6f}".rstrip("0")
     return f"{value:,.0f}" if 100 <= abs(value) < 1e15 else f"{value:.3g}"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from manifests.dataset import Dataset
 from manifests.difference import Difference, last_difference
 from manifests.errors import DatasetError
-from manifests.markup import length, number, plural, table
+from manifests.markup import length, plural, table
 
 from .facts import clips_of
 from .sheets import TileMaker, sheet
@@ -112,7 +112,7 @@ def _member_words(clip: Mapping[str, Any]) -> str:
     if clip["width"] and clip["height"]:
         words.append(f"{clip['width']}x{clip['height']}")
     if clip["original"] is not None and clip["distance"] is not None:
-        words.append(f"distance {number(clip['distance'])}")
+        words.append(f"distance {clip['distance']:.3f}")
     if clip["is_mirrored"]:
         words.append("mirrored")
     verdict = {"keep": "kept", "drop": f"dropped: {clip['gate'] or clip['reason']}"}

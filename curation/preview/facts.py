@@ -114,6 +114,7 @@ class Facts:
     recipe: str | None
     recipe_text: str
     rules: tuple[RuleText, ...]
+    duplicate_rule: Mapping[str, str]
     shortest: str
     groups: dict[str, dict[str, Any]]
     reasons: list[dict[str, Any]]
@@ -129,7 +130,8 @@ class Facts:
 def collect(dataset: Dataset) -> Facts:
     """Count everything; decodes nothing."""
     settings, metadata = dataset.settings, dataset.metadata("decisions")
-    rules = _rules(dataset, metadata.get("recipe_text", ""))
+    recipe: Mapping[str, Any] = yaml.safe_load(metadata.get("recipe_text", "")) or {}
+    rules = _rules(dataset, recipe)
     groups = _rows(
         dataset,
         f"""
@@ -144,6 +146,7 @@ def collect(dataset: Dataset) -> Facts:
         recipe=metadata.get("recipe"),
         recipe_text=metadata.get("recipe_text", ""),
         rules=rules,
+        duplicate_rule=recipe.get("near_duplicate") or {},
         shortest=f"{settings.min_frames} frames and {settings.min_duration_s:g} s or more",
         groups={row["name"]: row for row in groups},
         reasons=_rows(
@@ -233,9 +236,26 @@ def clips_of(
     ]
 
 
-def _rules(dataset: Dataset, recipe_text: str) -> tuple[RuleText, ...]:
+def kept_copies(
+    dataset: Dataset, rule: Mapping[str, str], clips: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Of clips that the duplicate rule dropped: `uri` and `start_s` of the kept one, by clip_id."""
+    listed = ", ".join(f"'{c['clip_id']}'" for c in clips if c["reason"] == "near_duplicate")
+    if not listed or not is_bound(dataset, f"({rule['cluster']})"):
+        return {}
+    members = f"SELECT clip_id, uri, start_s, verdict, ({rule['cluster']}) AS cluster FROM clips"
+    rows = _rows(
+        dataset,
+        f"""
+        SELECT c.clip_id, k.uri, k.start_s FROM ({members}) AS c JOIN ({members}) AS k
+            ON k.cluster = c.cluster AND k.verdict = 'keep'
+        WHERE c.clip_id IN ({listed})""",
+    )
+    return {row["clip_id"]: row for row in rows}
+
+
+def _rules(dataset: Dataset, recipe: Mapping[str, Any]) -> tuple[RuleText, ...]:
     """The gates the dataset was made with, then the rules of the recipe."""
-    recipe = (yaml.safe_load(recipe_text) or {}) if recipe_text else {}
     gates = {gate.name: asdict(gate) for gate in dataset.settings.gates}
     for name, rule in (recipe.get("gates") or {}).items():
         if name in gates and isinstance(rule, Mapping):
@@ -289,7 +309,7 @@ def _histograms(dataset: Dataset, rules: Sequence[RuleText]) -> list[Histogram]:
     }
     everything = {**_FACTS, **named}
     for sql, found in cuts.items():
-        if sql not in everything and _is_number(dataset, sql):
+        if sql not in everything and is_bound(dataset, f"CAST({sql} AS DOUBLE)"):
             table, _, column = sql.replace('"', "").partition(".")
             about = (
                 f"Column {column} of the score table {table}."
@@ -316,10 +336,10 @@ def finite(sql: str) -> str:
     )
 
 
-def _is_number(dataset: Dataset, sql: str) -> bool:
-    """Whether an expression of a rule can be drawn: its score table may not be there."""
+def is_bound(dataset: Dataset, sql: str) -> bool:
+    """Whether expressions can be evaluated for each clip: their score table may not be there."""
     try:
-        dataset.sql(f"SELECT CAST({sql} AS DOUBLE) FROM clips LIMIT 0")
+        dataset.sql(f"SELECT {sql} FROM clips LIMIT 0")
     except DatasetError:
         return False
     return True

@@ -25,7 +25,7 @@ from pipeline.progress import Progress
 
 from ..split import IDLE, NO_SPAN, TRANSITION
 from . import charts, examples
-from .facts import MAX_LISTED, Facts, collect, sample_clips
+from .facts import MAX_LISTED, Facts, collect, kept_copies, sample_clips
 from .sheets import TileMaker, measured, sheet
 from .whatif import MAX_CLIPS, clip_places, script_data, script_json
 
@@ -68,7 +68,8 @@ def write_preview(dataset: Dataset, out: Location | None = None, *, quiet: bool 
         num_per_reason=NUM_PER_REASON,
         compared=[found.sql for found in facts.histograms if found.thresholds],
     )
-    sheets = _sheets(tiles, facts, clips, quiet=quiet)
+    copies = kept_copies(dataset, facts.duplicate_rule, clips)
+    sheets = _sheets(tiles, facts, clips, copies, quiet=quiet)
     text = Template(_own(TEMPLATE)).substitute(
         _parts(dataset, facts, sheets) | _optional(drawn) | _code(dataset, facts)
     )
@@ -220,7 +221,7 @@ def _reasons(facts: Facts, shown: set[str | None]) -> str:
     rules |= {(name, True): _rule(*words) for name, words in _BUILT_IN.items()}
     rules["too_short", True] = _rule(facts.shortest, "Nothing can be learnt from less.")
     rules["near_duplicate", False] = _rule(
-        "no better clip of its cluster is kept", "The best copy is enough."
+        "no better clip of its cluster is kept", facts.duplicate_rule.get("why", "")
     )
     largest = max(row["clips"] for row in facts.reasons)
     rows = []
@@ -303,7 +304,12 @@ def _sources(facts: Facts) -> str:
 
 
 def _sheets(
-    tiles: TileMaker, facts: Facts, clips: Sequence[Mapping[str, Any]], *, quiet: bool
+    tiles: TileMaker,
+    facts: Facts,
+    clips: Sequence[Mapping[str, Any]],
+    copies: Mapping[str, Mapping[str, Any]],
+    *,
+    quiet: bool,
 ) -> list[_Sheet]:
     """Tiles by reason, kept ones first; at the page's limit every reason has got its share."""
     rules = {rule.name: rule for rule in facts.rules if not rule.is_gate}
@@ -315,6 +321,8 @@ def _sheets(
                 continue
             reason = clip["reason"] if clip["verdict"] == "drop" else None
             why = measured(clip, rules.get(reason or ""))
+            if kept := copies.get(clip["clip_id"]):
+                why = f"same as {PurePosixPath(kept['uri']).name} from {clock(kept['start_s'])}"
             found.setdefault(reason, []).append(tiles.tile(clip, why=why))
     ordered = sorted(found, key=lambda reason: (reason is not None, reason or ""))
     return [
@@ -365,6 +373,7 @@ def _troubles(facts: Facts, root: str) -> str:
         detail = row["detail"] or ""
         if row["state"] == "duplicate":
             detail = f"same bytes as {detail.removeprefix(root).lstrip('/')}"
+        detail = detail.removeprefix(row["uri"]).strip()
         detail = detail if len(detail) <= MAX_DETAIL else f"{detail[:MAX_DETAIL]} …"
         rows.append(
             [

@@ -75,11 +75,12 @@ class TileMaker:
     def tile(self, clip: Mapping[str, Any], *, why: str = "") -> str:
         """One clip as HTML: pictures, file, span, and a line `why` it is shown here."""
         name = PurePosixPath(clip["uri"]).name
+        source = escape(clip["source"])
         span = f"{clock(clip['start_s'])} – {clock(clip['end_s'])}"
         lines = [
             f'<strong title="{escape(clip["uri"])}">{escape(name)}</strong>',
-            f'<span class="place">{span} · {plural(clip["num_frames"], "frame")} · '
-            f"{escape(clip['source'])}</span>",
+            f"<span>{span} · {plural(clip['num_frames'], 'frame')}</span>",
+            f'<span class="source" title="{source}">{source}</span>',
         ]
         if why:
             lines.append(f'<span class="why">{escape(why)}</span>')

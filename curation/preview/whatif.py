@@ -14,14 +14,12 @@ from shlex import quote
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from manifests.dataset import Dataset
-from manifests.errors import DatasetError
 from manifests.recipe import Recipe, load_recipe, recipe_names
 
-from .facts import Facts, Histogram, RuleText, finite, threshold_keys
+from .facts import Facts, Histogram, RuleText, finite, is_bound, threshold_keys
 from .predicates import Combination, Comparison, Node
 
 MAX_CLIPS = 10_000
@@ -34,10 +32,9 @@ _OPERATORS = {">=": np.greater_equal, ">": np.greater, "<=": np.less_equal, "<":
 def script_data(dataset: Dataset, facts: Facts) -> dict[str, Any]:
     """The JSON that stands in the page; above `MAX_CLIPS` clips an even sample by clip_id."""
     total = sum(group["clips"] for group in facts.groups.values())
-    duplicate = _duplicate_rule(facts)
     collector = _Collector(dataset, facts, is_sample=total > MAX_CLIPS)
     rules = [collector.rule(rule) for rule in facts.rules]
-    groups = collector.duplicates(duplicate)
+    groups = collector.duplicates(facts.duplicate_rule)
     lengths, fixed, measured, opaque, pairs = collector.read(groups)
     return {
         "total": total,
@@ -107,12 +104,6 @@ def _sets(facts: Facts, shipped: Recipe) -> list[str]:
     return sets
 
 
-def _duplicate_rule(facts: Facts) -> Mapping[str, str] | None:
-    data = yaml.safe_load(facts.recipe_text) if facts.recipe_text else None
-    found: Mapping[str, str] | None = (data or {}).get("near_duplicate")
-    return found
-
-
 class _Collector:
     """Gathers the SQL of everything that is stored per clip, then reads it in one query."""
 
@@ -134,9 +125,9 @@ class _Collector:
             "tree": self._tree(rule, rule.tree, keys),
         }
 
-    def duplicates(self, rule: Mapping[str, str] | None) -> tuple[str, str]:
+    def duplicates(self, rule: Mapping[str, str]) -> tuple[str, str]:
         """SQL of the cluster and of the rank; in a sample the recorded decision stands."""
-        if rule is None or not self._is_bound(f"({rule['cluster']}), ({rule['rank']})"):
+        if not rule or not is_bound(self._dataset, f"({rule['cluster']}), ({rule['rank']})"):
             return "NULL", "NULL"
         if self._is_sample:
             return "CASE WHEN reason = 'near_duplicate' THEN -1 END", "0"
@@ -202,15 +193,8 @@ class _Collector:
 
     def _hidden(self, sql: str) -> dict[str, Any]:
         """A part that has no threshold to move: its value is stored, NULL when it has none."""
-        self._opaque.append(sql if self._is_bound(f"CAST(({sql}) AS BOOLEAN)") else "NULL")
+        self._opaque.append(sql if is_bound(self._dataset, f"CAST(({sql}) AS BOOLEAN)") else "NULL")
         return {"kind": "opaque", "index": len(self._opaque) - 1}
-
-    def _is_bound(self, sql: str) -> bool:
-        try:
-            self._dataset.sql(f"SELECT {sql} FROM clips LIMIT 0")
-        except DatasetError:
-            return False
-        return True
 
 
 def _script_place(text: str, place: int) -> int:

@@ -133,14 +133,15 @@ def test_long_names_and_errors_leave_room_for_the_rest(tmp_path: Path) -> None:
     dataset = Dataset.create(tmp_path / "d", DatasetSettings(name="d"))
     folder = "/films/" + "/".join(f"folder_{i}" for i in range(40))
     files = [f"{folder}/a.mp4", "s3://bucket/some key/b.mp4", "/films/c.mp4"]
-    facts = {"state": "unreadable", "reason": "not_video", "detail": "x" * 5000}
+    facts = {"state": "unreadable", "reason": "not_video", "source": "s" * 300}
     with dataset.writer("test") as writer:
-        writer.append_videos([video_row(uri, None, source="s" * 300, **facts) for uri in files])
+        writer.append_videos(
+            [video_row(uri, None, detail=f"{uri} is {'x' * 5000}", **facts) for uri in files]
+        )
     text = write_preview(Dataset.open(dataset.path)).read_text(encoding="utf-8")
     assert f"<small>…{folder[-60:]}/</small>a.mp4</span>" in text
     assert "<small>s3://bucket/some key/</small>b.mp4</span>" in text
-    assert "x" * 400 + " …" in text
-    assert "x" * 401 not in text
+    assert f'<span class="detail">is {"x" * 397} …</span>' in text
     assert f'<span class="name" title="{"s" * 300}">' in text
 
 
@@ -195,6 +196,7 @@ def test_histograms_hold_every_clip(dataset: Dataset) -> None:
 def test_numbers_read_well() -> None:
     assert [number(v) for v in (0, 1234567, 0.12345, 123.4)] == ["0", "1,234,567", "0.123", "123"]
     assert [number(v) for v in (-1e308, 1e12)] == ["-1e+308", "1,000,000,000,000"]
+    assert [number(v) for v in (3.79e-5, -1e-6, 1e-9)] == ["0.000038", "-0.000001", "1e-09"]
     assert [length(s) for s in (5, 90, 7200)] == ["5.0 s", "1.5 min", "2.0 h"]
     assert clock(65.24) == "1:05.2"
 

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -193,9 +194,18 @@ def test_clusters_are_shown_when_there_is_a_table_of_them(many: Dataset) -> None
         "SELECT count(*) AS n FROM duplicates WHERE duplicate_of IS NOT NULL"
     ).to_pylist()
     assert f"{count['n']} clips (" in text
-    assert "duplicate, 50x50, distance 0.01, mirrored, " in text
+    assert "duplicate, 50x50, distance 0.010, mirrored, " in text
     assert "original, 50x50, " in text
+    assert '<span class="why">same as many.mp4 from ' in text
     assert '<a href="#clusters">' in text
+
+
+def test_a_score_table_that_was_taken_away_spoils_no_page(tmp_path: Path) -> None:
+    dataset = make_many(tmp_path / "d", 30)
+    shutil.rmtree(dataset.path / "catalog" / "scores" / "duplicates")
+    text = write_preview(Dataset.open(dataset.path)).read_text(encoding="utf-8")
+    assert '<details open id="drop-near_duplicate">' in text
+    assert "same as" not in text
 
 
 def test_clusters_of_one_meaning_stand_beside_those_that_show_the_same(tmp_path: Path) -> None:
