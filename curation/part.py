@@ -413,7 +413,10 @@ class PartWorker:
         num_missing = report.num_frames_expected - report.num_frames_decoded
         if not report.problems and num_missing <= 0:
             return
-        words = "; ".join(report.problems) or f"{num_missing} declared frames were not there"
+        words = "; ".join(report.problems)
+        if num_missing > 0:
+            of = f"{num_missing} of {report.num_frames_expected} declared frames were not there"
+            words = f"{of}; {words}" if words else of
         only_times = report.problems and not any("decode" in text for text in report.problems)
         self._add_note(
             "timestamps" if only_times and num_missing <= 0 else "damaged",

@@ -111,7 +111,8 @@ def _count(row: Mapping[str, Any], name: str) -> str:
 
 def _hours_of(seconds: float) -> str:
     hours = seconds / 3600
-    return f"{hours:,.0f}" if hours >= 1000 else f"{hours:,.1f}" if hours >= 10 else f"{hours:.2f}"
+    digits = next((n for least, n in ((1000, 0), (10, 1), (0.1, 2)) if hours >= least), 3)
+    return f"{hours:,.{digits}f}"
 
 
 def _hours(groups: Sequence[Mapping[str, Any]]) -> str:

@@ -44,7 +44,10 @@ def test_damage_is_told_of_the_clip_that_has_it(tmp_path: Path) -> None:
     assert [damage_of(row) for row in clean.clips] == [[0.0, 0.0, 0, 0, 1.0]] * 3
     spoil(path, 25, wholly=True)
     spoil(path, 45, wholly=False)
-    clips = curate_file(path, tmp_path / "spoilt", replace(SETTINGS, clip_len_s=1.0)).clips
+    spoilt = curate_file(path, tmp_path / "spoilt", replace(SETTINGS, clip_len_s=1.0))
+    (problem,) = spoilt.unit["problems"]
+    assert problem["error"].startswith("1 of 60 declared frames were not there; ")
+    clips = spoilt.clips
     assert [row["num_frames"] for row in clips] == [20, 19, 20]
     assert damage_of(clips[0]) == [0.0, 0.0, 0, 0, 1.0]
     assert damage_of(clips[1]) == [1 / 20, 0.0, 1, 0, 2.0]

@@ -111,9 +111,9 @@ def test_the_table_of_contents_counts_every_kept_clip_once(page: Page) -> None:
     heads = ["Source", "Embodiment", "Hours", "Trajectories", "Mean length"]
     assert rows == [
         [*heads, "Scenes", "Tasks", "Objects", "Skills"],
-        [NASTY, "franka", "0.00", "2", "2.0 s", "1", "1", "1", "1"],
-        ["lab", "human", "0.00", "2", "3.0 s", "2", "2", "1", "2"],
-        ["In total", "", "0.00", "4", "2.5 s", "2", "2", "2", "2"],
+        [NASTY, "franka", "0.001", "2", "2.0 s", "1", "1", "1", "1"],
+        ["lab", "human", "0.002", "2", "3.0 s", "2", "2", "1", "2"],
+        ["In total", "", "0.003", "4", "2.5 s", "2", "2", "2", "2"],
     ]
 
 
