@@ -124,6 +124,7 @@ def decide(
     from manifests.dataset import Dataset
     from manifests.decide import decide as deciding
     from manifests.decide import try_decision
+    from manifests.markup import plural
     from manifests.recipe import load_recipe
 
     rules = load_recipe(recipe, sets)
@@ -144,7 +145,7 @@ def decide(
             last = "Nothing was written." if page is None else f"Nothing was decided.\n{last}"
         return (
             f"{summary['recipe']}: {summary['num_kept']} of {summary['num_clips']} clips kept "
-            f"({_hours(summary['kept_s'])}), {summary['num_changed']} verdicts changed\n"
+            f"({_hours(summary['kept_s'])}), {plural(summary['num_changed'], 'verdict')} changed\n"
             f"  dropped: {_counts(summary['reasons'])}\n"
             f"{_difference_text(summary['difference'])}{last}"
         )

@@ -146,6 +146,7 @@ def _rules(found: Difference) -> str:
             _signed("−", rule.num_lost, rule.lost_s),
         ]
         for rule in found.rules
+        if rule.num_before != rule.num_now or rule.num_gained or rule.num_lost
     ]
     heads = ["Rule", "#Dropped before", "#Dropped now", "#Gained", "#Lost"]
     return table("What each rule changed", heads, rows)

@@ -351,7 +351,7 @@ def _section(shown: _Sheet, facts: Facts) -> str:
 
 def _gated(facts: Facts, root: str) -> str:
     if not facts.gated:
-        return _none("Every clip was written.")
+        return _none("No gate closed." if facts.groups else "No clip yet.")
     rows = [
         [
             escape(row["gate"]),
@@ -362,7 +362,11 @@ def _gated(facts: Facts, root: str) -> str:
         for row in facts.gated
     ]
     heads = ["Gate", "File", "Span", "#Frames"]
-    return table("Clips that were never written", heads, rows) + _more(facts.num_gated)
+    return (
+        _none("A gate closed before these were encoded; there are no pictures of them.")
+        + table("Clips that were never written", heads, rows)
+        + _more(facts.num_gated)
+    )
 
 
 def _troubles(facts: Facts, root: str) -> str:

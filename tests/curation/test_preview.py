@@ -126,6 +126,8 @@ def test_a_dataset_without_decision_or_clips_has_a_page_too(tmp_path: Path) -> N
     empty = Dataset.create(tmp_path / "empty", DatasetSettings(name="empty"))
     words = write_preview(empty).read_text(encoding="utf-8")
     assert "0 clips from 0 files, not decided yet." in words
+    assert words.count("No clip yet.") == 2
+    assert "A gate closed" not in words
     Page(words)
 
 
@@ -226,6 +228,10 @@ def test_the_page_shows_what_the_last_decision_changed(dataset: Dataset, tmp_pat
     assert "<strong>1 gained</strong> (1.0 s), <strong>2 lost</strong> (2.0 s)" in words
     assert "was dropped: dark" in words
     assert words.count("now dropped: bright") == 2
+    changed = words.partition("What each rule changed")[2].partition("</table>")[0]
+    assert "<td>dark</td>" in changed
+    assert "<td>bright</td>" in changed
+    assert "<td>black</td>" not in changed  # dropped the same clips before
     Page(words)
 
 
