@@ -273,7 +273,7 @@ def _fates(facts: Facts) -> str:
 
 def _sources(facts: Facts) -> str:
     rows = []
-    for row in facts.sources:
+    for row in facts.sources[:MAX_LISTED]:
         left_s = max(row["seconds"] - row["kept_s"], 0.0)
         percent = f"{row['kept_s'] / row['seconds']:.0%}" if row["seconds"] else "–"
         bar = share_bar(
@@ -295,8 +295,10 @@ def _sources(facts: Facts) -> str:
     heads = ["Source", "Embodiment", "#Files", "#Footage", "#Written", "#Kept", "#Length kept"]
     copies = sum(row["seconds"] for row in facts.fates if row["state"] == "duplicate")
     note = f" Footage of duplicate files ({length(copies)}) is not counted here." if copies else ""
-    return table("Sources", [*heads, "", "#Share"], rows) + (
-        f'<p class="note">Written and kept are clips; the share is that of the footage.{note}</p>'
+    return (
+        table("Sources", [*heads, "", "#Share"], rows)
+        + f'<p class="note">Written and kept are clips; the share is that of the footage.{note}</p>'
+        + _more(len(facts.sources))
     )
 
 

@@ -18,7 +18,7 @@ from preview_helpers import Page, make_dataset, video_row
 
 from curation.preview import sheets as sheets_module
 from curation.preview import write_preview
-from curation.preview.facts import collect, sample_clips
+from curation.preview.facts import MAX_LISTED, collect, sample_clips
 from manifests.dataset import Dataset, DatasetSettings
 from manifests.decide import decide
 from manifests.markup import clock, length, number
@@ -145,6 +145,21 @@ def test_long_names_and_errors_leave_room_for_the_rest(tmp_path: Path) -> None:
     assert "<small>s3://bucket/some key/</small>b.mp4</span>" in text
     assert f'<span class="detail">is {"x" * 397} …</span>' in text
     assert f'<span class="name" title="{"s" * 300}">' in text
+
+
+def test_lists_stop_at_a_limit_and_say_so(tmp_path: Path) -> None:
+    dataset = Dataset.create(tmp_path / "d", DatasetSettings(name="d"))
+    with dataset.writer("test") as writer:
+        writer.append_videos(
+            [
+                video_row(f"/f/{i}.mp4", None, source=f"s{i}", state="unreadable", reason="empty")
+                for i in range(MAX_LISTED + 5)
+            ]
+        )
+    text = write_preview(Dataset.open(dataset.path)).read_text(encoding="utf-8")
+    assert text.count("5 more are not listed here.") == 2  # sources and files
+    assert f"{MAX_LISTED + 5} sources" in text
+    assert text.count(">unreadable</span>") == MAX_LISTED + 1  # and the table of fates
 
 
 def test_a_damaged_shard_spoils_no_page(tmp_path: Path) -> None:
