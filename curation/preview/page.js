@@ -321,7 +321,7 @@ function attempt(figure, side, value) {
   const key = `${column.name}.${side}`, operator = side === "min" ? ">=" : "<=";
   if (thresholds.has(key)) return thresholds.get(key);
   const sorted = column.values.filter((v) => v === v).sort();
-  const start = sorted[Math.floor((side === "min" ? 0.1 : 0.9) * (sorted.length - 1))];
+  const start = sorted[Math.floor((side === "min" ? 0.1 : 0.9) * (sorted.length - 1))] ?? column.low;
   const number = value ?? rounded(column, start);
   const before = (column.hasMissing ? `${column.sql} IS NULL OR ` : "") + `${column.sql} ${operator} `;
   const node = {kind: "compare", key, column: index, operator, value: number,
@@ -349,7 +349,10 @@ function attempt(figure, side, value) {
 // --- start --------------------------------------------------------------------------------------
 
 function follow() { // #dark=60&contrast_luma.min=12
-  const text = decodeURIComponent(location.hash.slice(1));
+  let text = "";
+  try {
+    text = decodeURIComponent(location.hash.slice(1));
+  } catch { /* a lone % is no address of ours */ }
   if (!text.includes("=")) return;
   let first = null;
   for (const part of text.split("&")) {

@@ -76,9 +76,11 @@ def test_the_script_agrees_with_the_recorded_decision(tab: Browser, many: Datase
     )
     assert state["status"] == wanted.column("status").to_pylist()
     assert state["kept"] == decided(many)["kept"]
+    assert tab.evaluate("document.getElementById('whatif').hidden") is True
+    tab.open(url_of(many, "#dark=%"))  # no address of ours
+    assert shown(tab)["kept"] == state["kept"]
     assert tab.complaints == []
     assert [url for url in tab.requests if not url.startswith(("file:", "data:"))] == []
-    assert tab.evaluate("document.getElementById('whatif').hidden") is True
 
 
 @pytest.mark.parametrize(
