@@ -300,7 +300,7 @@ def _rules(section: Any, *, where: str) -> tuple[Rule, ...]:
 
 def _rule(name: str, value: Any, where: str) -> Rule:
     if isinstance(value, str):
-        return Rule(name=name, keep_when=value)
+        return Rule(name=name, keep_when=_closed(value))
     if not isinstance(value, Mapping) or "keep_when" not in value:
         raise ConfigError(
             f"Recipe {where}.{name} must be an SQL predicate or a mapping with keep_when.",
@@ -313,9 +313,15 @@ def _rule(name: str, value: Any, where: str) -> Rule:
             )
     return Rule(
         name=name,
-        keep_when=str(value["keep_when"]),
+        keep_when=_closed(str(value["keep_when"])),
         on_missing=value.get("on_missing", "fail"),
     )
+
+
+def _closed(sql: str) -> str:
+    """A predicate that can stand in brackets: a comment at its end would swallow the last one."""
+    last = sql.rstrip().rpartition("\n")[2]
+    return f"{sql.rstrip()}\n" if "--" in last else sql
 
 
 def _duplicate_rule(value: Any, where: str) -> DuplicateRule:

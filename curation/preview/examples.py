@@ -11,8 +11,8 @@ from manifests.difference import Difference, last_difference
 from manifests.errors import DatasetError
 from manifests.markup import length, plural, table
 
-from .facts import clips_of
-from .sheets import TileMaker, sheet
+from .facts import Facts, clips_of
+from .sheets import TileMaker, measured, sheet
 
 TABLES = {"duplicates": "that show the same", "semantic": "of the same content"}
 """Tables of clusters, and what their members have in common."""
@@ -119,7 +119,7 @@ def _member_words(clip: Mapping[str, Any]) -> str:
     return ", ".join([*words, verdict.get(clip["verdict"], "not decided")])
 
 
-def difference(dataset: Dataset, tiles: TileMaker) -> str:
+def difference(dataset: Dataset, facts: Facts, tiles: TileMaker) -> str:
     """What the present decision changed against the one before; empty when it was the first."""
     found = last_difference(dataset)
     if found is None:
@@ -133,7 +133,7 @@ def difference(dataset: Dataset, tiles: TileMaker) -> str:
     )
     if not found.num_gained + found.num_lost:
         return f'<p class="note">{words}</p>'
-    return f'<p class="note">{words}</p>{_rules(found)}{_changed(dataset, found, tiles)}'
+    return f'<p class="note">{words}</p>{_rules(found)}{_changed(dataset, facts, found, tiles)}'
 
 
 def _rules(found: Difference) -> str:
@@ -156,7 +156,7 @@ def _signed(sign: str, count: int, seconds: float) -> str:
     return f"{sign}{count:,} <small>{length(seconds)}</small>" if count else "–"
 
 
-def _changed(dataset: Dataset, found: Difference, tiles: TileMaker) -> str:
+def _changed(dataset: Dataset, facts: Facts, found: Difference, tiles: TileMaker) -> str:
     """Pictures of clips that changed sides, when the last decision can still be read."""
     try:
         before = Dataset.open(dataset.path, versions={"decisions": found.version})
@@ -173,7 +173,7 @@ def _changed(dataset: Dataset, found: Difference, tiles: TileMaker) -> str:
         ("drop", "Lost", found.num_lost),
     ):
         rows = [row for row in changed if row["verdict"] == verdict]
-        shown = _changed_tiles(dataset, rows, tiles)
+        shown = _changed_tiles(dataset, facts, rows, tiles)
         if shown:
             sections.append(
                 f"<details open><summary><h3>{title}</h3> <span>{len(shown)} of "
@@ -183,16 +183,19 @@ def _changed(dataset: Dataset, found: Difference, tiles: TileMaker) -> str:
 
 
 def _changed_tiles(
-    dataset: Dataset, changed: Sequence[Mapping[str, Any]], tiles: TileMaker
+    dataset: Dataset, facts: Facts, changed: Sequence[Mapping[str, Any]], tiles: TileMaker
 ) -> list[str]:
-    found = {c["clip_id"]: c for c in clips_of(dataset, [row["clip_id"] for row in changed])}
-    return [
-        tiles.tile(
-            found[row["clip_id"]],
-            why=f"now dropped: {row['reason']}"
-            if row["verdict"] == "drop"
-            else f"was dropped: {row['reason_before']}",
-        )
-        for row in changed
-        if row["clip_id"] in found and not tiles.is_spent
-    ]
+    clips = clips_of(dataset, [row["clip_id"] for row in changed], facts.compared)
+    found = {clip["clip_id"]: clip for clip in clips}
+    rules = {rule.name: rule for rule in facts.rules if not rule.is_gate}
+    shown = []
+    for row in changed:
+        clip = found.get(row["clip_id"])
+        if clip is None or tiles.is_spent:
+            continue
+        why = f"was dropped: {row['reason_before']}"
+        if row["verdict"] == "drop":
+            numbers = measured(clip, rules.get(row["reason"]))
+            why = f"now dropped: {row['reason']}{numbers and f'; {numbers}'}"
+        shown.append(tiles.tile(clip, why=why))
+    return shown

@@ -126,6 +126,11 @@ class Facts:
     num_gated: int
     histograms: list[Histogram]
 
+    @property
+    def compared(self) -> list[str]:
+        """What rules compare with numbers, in SQL."""
+        return [found.sql for found in self.histograms if found.thresholds]
+
 
 def collect(dataset: Dataset) -> Facts:
     """Count everything; decodes nothing."""
@@ -230,10 +235,9 @@ def clips_of(
     values = "".join(f", {finite(sql)} AS value_{i}" for i, sql in enumerate(compared))
     listed = ", ".join(f"'{clip_id}'" for clip_id in clip_ids) or "NULL"
     rows = _rows(dataset, f"SELECT *{values} FROM clips WHERE clip_id IN ({listed})")
-    return [
-        {**row, "values": {sql: row[f"value_{i}"] for i, sql in enumerate(compared)}}
-        for row in rows
-    ]
+    for row in rows:
+        row["values"] = {sql: row.pop(f"value_{i}") for i, sql in enumerate(compared)}
+    return rows
 
 
 def kept_copies(

@@ -59,14 +59,14 @@ def write_preview(dataset: Dataset, out: Location | None = None, *, quiet: bool 
         places=clip_places(dataset),
     )
     drawn = {
-        "difference": examples.difference(dataset, tiles),
+        "difference": examples.difference(dataset, facts, tiles),
         "clusters": examples.clusters(dataset, tiles),
     }
     clips = sample_clips(
         dataset,
         num_kept=NUM_KEPT,
         num_per_reason=NUM_PER_REASON,
-        compared=[found.sql for found in facts.histograms if found.thresholds],
+        compared=facts.compared,
     )
     copies = kept_copies(dataset, facts.duplicate_rule, clips)
     sheets = _sheets(tiles, facts, clips, copies, quiet=quiet)

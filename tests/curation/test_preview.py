@@ -242,7 +242,7 @@ def test_the_page_shows_what_the_last_decision_changed(dataset: Dataset, tmp_pat
     assert "Against recipe <strong>tiny</strong>" in words
     assert "<strong>1 gained</strong> (1.0 s), <strong>2 lost</strong> (2.0 s)" in words
     assert "was dropped: dark" in words
-    assert words.count("now dropped: bright") == 2
+    assert words.count("now dropped: bright; brightness_mean_luma 90, kept when &lt; 40") == 2
     changed = words.partition("What each rule changed")[2].partition("</table>")[0]
     assert "<td>dark</td>" in changed
     assert "<td>bright</td>" in changed

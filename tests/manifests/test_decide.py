@@ -19,7 +19,7 @@ from dataset_helpers import (
 from manifests import Dataset
 from manifests.decide import check_recipe, decide
 from manifests.errors import ConfigError, DatasetError
-from manifests.recipe import DuplicateRule, OnMissing, Recipe, Rule
+from manifests.recipe import DuplicateRule, OnMissing, Recipe, Rule, load_recipe
 from manifests.validate import validate
 
 
@@ -137,6 +137,16 @@ def test_a_misspelt_predicate_is_never_silent(
         return
     with pytest.raises(ConfigError, match="Rule dark cannot be evaluated"):
         decide(dataset, recipe)
+
+
+def test_a_predicate_may_end_in_a_comment(tmp_path: Path) -> None:
+    dataset, ids = bright_clips(tmp_path / "d", [20.0, 50.0])
+    path = tmp_path / "r.yaml"
+    path.write_text("keep: {dark: 'brightness_mean_luma >= 40 -- dim kitchens', odd: 'fps > 1'}\n")
+    decide(dataset, load_recipe(path))
+    assert reasons(dataset, ids) == ["dark", None]
+    decide(dataset, load_recipe(path, ["keep.dark=brightness_mean_luma >= 60 -- more"]))
+    assert reasons(dataset, ids) == ["dark", "dark"]
 
 
 @pytest.mark.parametrize(
