@@ -8,17 +8,20 @@ others. It is put only if absent, so that nobody else's commit is passed over.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
@@ -31,9 +34,24 @@ from .table_files import filesystem_of
 Change = Callable[[pa.Table], pa.Table]
 
 _NUM_ATTEMPTS = 20
-_ROWS_AT_ONCE = 4096
-_GROUP_BYTES = 32 << 20
-_FILE_BYTES = 100 << 20
+_ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSizes:
+    """How large files are made.
+
+    Attributes:
+        file_bytes: A file ends when it has this size; those that have it are large enough.
+        group_bytes: Size of a row group before it is written: this many bytes, and as much again
+            of what is written, are held in memory. Readers pay for each group and for each file.
+    """
+
+    file_bytes: int
+    group_bytes: int
+
+
+LARGE = FileSizes(file_bytes=100 << 20, group_bytes=16 << 20)
 
 
 def rewrite(
@@ -71,13 +89,18 @@ def rewrite(
         added = None if more is None else more.select(schema.names)
         return held, _changed(filesystem, held, schema, column, wanted, change, added)
 
-    _commit(table, attempt, metadata=metadata or {}, is_change=True)
+    _commit(table, attempt, LARGE, metadata=metadata or {}, is_change=True)
 
 
-def merge(table: DeltaTable) -> None:
-    """Put large files in the place of many smaller than `_FILE_BYTES`, in one commit.
+def merge(table: DeltaTable, sizes: FileSizes = LARGE, *, min_files: int = 2) -> None:
+    """Put large files in the place of smaller ones, in one commit.
 
     Rows stay as they are; they are read and written some at a time, however large the table is.
+
+    Args:
+        table: The open table; then stands at its newest version.
+        sizes: What is large enough, and how large files are made.
+        min_files: Fewer small files are left as they are.
 
     Raises:
         ConflictError: Others committed again and again meanwhile.
@@ -87,16 +110,17 @@ def merge(table: DeltaTable) -> None:
     def attempt(schema: pa.Schema) -> tuple[list[str], Iterator[pa.Table]]:
         filesystem = filesystem_of(table.table_uri)
         files = tables.live_files(table)
-        small = [file for file in files if location(file).stat().st_size < _FILE_BYTES]
-        small = small if len(small) > 1 else []
+        small = [file for file in files if location(file).stat().st_size < sizes.file_bytes]
+        small = small if len(small) >= max(2, min_files) else []
         return small, (rows for file in small for rows in _rows_of(filesystem, file, schema))
 
-    _commit(table, attempt, metadata={}, is_change=False)
+    _commit(table, attempt, sizes, metadata={}, is_change=False)
 
 
 def _commit(
     table: DeltaTable,
     attempt: Callable[[pa.Schema], tuple[list[str], Iterator[pa.Table]]],
+    sizes: FileSizes,
     *,
     metadata: Mapping[str, str],
     is_change: bool,
@@ -105,18 +129,21 @@ def _commit(
     folder = tables.folder_of(table)
     for _ in range(_NUM_ATTEMPTS):
         tables.refresh(table)
-        is_done, written = False, list[tuple[str, int, int]]()
+        may_be_named, written = False, list[tuple[str, int, int]]()
         try:
             removed, rows = attempt(tables.schema_of(table))
-            written.extend(_write(folder, rows, tables.schema_of(table)))
+            written.extend(_write(folder, rows, tables.schema_of(table), sizes))
             actions = list(_actions(removed, written, metadata, is_change=is_change))
-            is_done = len(actions) == 1 or _put(folder, table.version() + 1, actions)
+            is_done = len(actions) == 1
+            if not is_done:
+                may_be_named = True  # when no answer comes, nobody knows
+                is_done = may_be_named = _put(folder, table.version() + 1, actions)
         except StorageError:
             raise
         except (OSError, pa.ArrowException) as error:
             raise tables.write_failed(table, error) from error
         finally:
-            for name, _, _ in written if not is_done else ():
+            for name, _, _ in written if not may_be_named else ():
                 storage.remove(folder / name)
             pa.default_memory_pool().release_unused()
         if is_done:
@@ -174,27 +201,30 @@ def _rows_of(filesystem: Any, file: str, schema: pa.Schema) -> Iterator[pa.Table
 
 @contextmanager
 def _opened(filesystem: Any, file: str) -> Iterator[pq.ParquetFile]:
-    with filesystem.open_input_file(file) as source, pq.ParquetFile(source) as opened:
+    is_far = not isinstance(filesystem, pafs.LocalFileSystem)  # a whole row group per request
+    with (
+        filesystem.open_input_file(file) as source,
+        pq.ParquetFile(source, pre_buffer=is_far) as opened,
+    ):
         yield opened
 
 
 def _write(
-    folder: Location, rows: Iterator[pa.Table], schema: pa.Schema
+    folder: Location, rows: Iterator[pa.Table], schema: pa.Schema, sizes: FileSizes
 ) -> Iterator[tuple[str, int, int]]:
     """Rows as new files of a bounded size: (name, bytes, rows) of each; none without rows."""
-    groups = _groups(rows)
-    group = next(groups, None)
-    while group is not None:
+    groups = _groups(rows, sizes.group_bytes)
+    for first in groups:
         name, num_rows = f"part-rewritten-{uuid.uuid4()}.snappy.parquet", 0
         with _new_file(folder / name) as path, open(path, "xb") as stream:
             with pq.ParquetWriter(
                 stream, schema, compression="snappy", use_dictionary=_repeating(schema)
             ) as writer:
-                is_full = False
-                while group is not None and not is_full:
+                for group in itertools.chain([first], groups):
                     writer.write_table(group)
                     num_rows += group.num_rows
-                    group, is_full = next(groups, None), stream.tell() >= _FILE_BYTES
+                    if stream.tell() >= sizes.file_bytes:
+                        break
             stream.flush()
             os.fsync(stream.fileno())
             size = stream.tell()
@@ -206,15 +236,17 @@ def _repeating(schema: pa.Schema) -> list[str]:
     return [f.name for f in schema if f.name != "clip_id" and not pa.types.is_nested(f.type)]
 
 
-def _groups(rows: Iterator[pa.Table]) -> Iterator[pa.Table]:
+def _groups(rows: Iterator[pa.Table], group_bytes: int) -> Iterator[pa.Table]:
     """Rows of one row group each: what is held in memory at a time."""
     held: list[pa.Table] = []
+    num_bytes = 0
     for some in rows:
         if some.num_rows:
             held.append(some)
-        if sum(part.nbytes for part in held) >= _GROUP_BYTES:
+            num_bytes += some.nbytes
+        if num_bytes >= group_bytes:
             yield pa.concat_tables(held)
-            held = []
+            held, num_bytes = [], 0
     if held:
         yield pa.concat_tables(held)
 

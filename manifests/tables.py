@@ -245,24 +245,6 @@ def replace_where(
     rewrite(table, column=column, values=values, more=rows, metadata=metadata)
 
 
-def compact(table: DeltaTable, *, target_bytes: int | None = None) -> None:
-    """Merge small files into larger ones in one commit; rows stay as they are.
-
-    Args:
-        table: An open table.
-        target_bytes: Files of this size are large enough; default delta-rs' own 100 MB.
-    """
-    try:
-        _patiently(folder_of(table), lambda: _compact(table, target_bytes))
-    except (DeltaError, OSError) as error:
-        raise write_failed(table, error) from error
-
-
-def _compact(table: DeltaTable, target_bytes: int | None) -> None:
-    table.update_incremental()  # after a lost answer the files may be merged already
-    table.optimize.compact(target_size=target_bytes)
-
-
 def live_files(table: DeltaTable) -> list[str]:
     """Paths (or URIs) of the Parquet files that make up a table's version."""
     return sorted(unquote(uri).removeprefix("file://") for uri in table.file_uris())

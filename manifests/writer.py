@@ -16,7 +16,7 @@ from . import rows, schema, tables
 from .deletion import Deleted, finish_deletion, journal_path
 from .errors import DatasetError
 from .records import UNIT_STATES, PlannedUnit
-from .table_merge import Merge, merge_small_files
+from .table_rewrite import FileSizes, merge
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -32,11 +32,10 @@ Row = Mapping[str, Any]
 _ROWS_AT_ONCE = 4096
 MERGE_EVERY = 50
 """Commits to `clips`, `units` or `videos` after which the files of the table are merged."""
-MERGED = Merge(file_bytes=4 * 2**20, group_bytes=2**20)
-"""While a run works: small, so that merging takes neither long nor much memory."""
-TIDIED = Merge(file_bytes=96 * 2**20, group_bytes=16 * 2**20, min_files=8)
-"""When a run has ended: large, so that whoever reads the tables opens few files."""
-_COMPACTED_BYTES = 16 * 2**20
+MERGED = FileSizes(file_bytes=4 * 2**20, group_bytes=2**20)
+"""While a run works files are small, so that merging takes neither long nor much memory."""
+MANY_FILES = 8
+"""Files of a table that are worth merging when a run has ended."""
 _GROWING = ("videos", "clips", "units")
 
 
@@ -138,28 +137,20 @@ class Writer:
             self._merge_now_and_then(name)
 
     def tidy(self) -> None:
-        """Leave the tables that grew as few large files, which are read in a third of the time.
-
-        Of tables on object storage nothing is left to do: they were compacted on the way.
-        """
+        """Leave the tables that grew as few large files, which are read in half of the time."""
         for name in _GROWING:
-            path = self._dataset.path / "catalog" / name
-            if isinstance(path, Path):
-                with self.commit(name) as table:
-                    merge_small_files(table, path, TIDIED)
+            with self.commit(name) as table:
+                merge(table, min_files=MANY_FILES)
 
     def _merge_now_and_then(self, name: str) -> None:
         """Keep commits cheap: their cost, in time and memory, grows with their number."""
         self._num_commits[name] += 1
         if self._num_commits[name] % MERGE_EVERY:
             return
-        path = self._dataset.path / "catalog" / name
         with self.commit(name) as table:
-            if isinstance(path, Path):
-                merge_small_files(table, path, MERGED)
-            else:
-                tables.compact(table, target_bytes=_COMPACTED_BYTES)
-        self._dataset._tables[name] = tables.open_table(path)
+            merge(table, MERGED)
+        # What an open table knows of its log grows with every commit.
+        self._dataset._tables[name] = tables.open_table(self._dataset.path / "catalog" / name)
 
     def _append(self, name: str, batch: Sequence[Row] | pa.Table) -> None:
         checked = _checked(name, batch)

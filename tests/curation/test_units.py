@@ -25,7 +25,6 @@ from manifests import tables
 from manifests.dataset import Dataset
 from manifests.errors import EgodojoError
 from manifests.rows import rows_of
-from manifests.table_merge import Merge
 from manifests.validate import validate
 from manifests.writer import Writer
 from pipeline.outcome import Outcome
@@ -244,7 +243,7 @@ def test_files_of_tables_are_merged_now_and_then(
         assert num_files() == {"clips": 2, "units": 2}
         writer.tidy()
         assert num_files() == {"clips": 2, "units": 2}  # so few are left alone
-        monkeypatch.setattr("manifests.writer.TIDIED", Merge(file_bytes=1 << 20, group_bytes=1))
+        monkeypatch.setattr("manifests.writer.MANY_FILES", 2)
         writer.tidy()
         assert num_files() == {"clips": 1, "units": 1}
         assert dataset.table("clips").num_rows == 5

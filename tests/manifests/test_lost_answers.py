@@ -14,7 +14,7 @@ from deltalake import DeltaTable
 from flaky_proxy import HELD
 from object_storage import ChosenFaults, chosen_faults, make_bucket, use
 
-from manifests import tables
+from manifests import table_rewrite, tables
 from manifests.locations import location
 
 WRITES = ("PUT", "POST")
@@ -42,7 +42,7 @@ COMMITS: dict[str, Callable[[DeltaTable], None]] = {
     "replace some": lambda table: tables.replace_where(
         table, some("c"), column="clip_id", values=["a"]
     ),
-    "compact": lambda table: tables.compact(table),
+    "merge": table_rewrite.merge,
 }
 
 

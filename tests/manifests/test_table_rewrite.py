@@ -10,6 +10,7 @@ import pytest
 
 from manifests import storage, table_rewrite, tables
 from manifests.errors import StorageError
+from manifests.table_rewrite import FileSizes
 
 SCHEMA = pa.schema([("clip_id", pa.string()), ("unit_id", pa.string()), ("n", pa.int64())])
 LARGER = pa.schema([*SCHEMA, pa.field("score", pa.float64())])
@@ -50,7 +51,7 @@ def test_only_the_files_that_hold_a_row_are_rewritten(folder: Path) -> None:
     assert contents(folder, version) == before
     assert [row["score"] for row in contents(folder)][4:7] == [None, None, None]
     tables.append(table, rows(60, 1, LARGER))
-    tables.compact(table)  # delta-rs takes the commit for one of its own
+    table.optimize.compact()  # delta-rs takes the commit for one of its own
     assert len(contents(folder)) == 41
     tables.delete(table, "unit_id", [f"u{n}" for n in range(20)])
     assert (contents(folder), tables.live_files(table)) == ([], [])
@@ -71,9 +72,7 @@ def test_rows_are_changed_and_added_in_one_commit_that_says_so(folder: Path) -> 
     assert tables.metadata_of(folder, table.version()) == {"next": "7"}
 
 
-def test_small_files_are_merged_and_no_row_changes(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_small_files_are_merged_and_no_row_changes(folder: Path) -> None:
     table, before = tables.open_table(folder), contents(folder)
     version = table.version()
     table_rewrite.merge(table)
@@ -81,12 +80,30 @@ def test_small_files_are_merged_and_no_row_changes(
     assert contents(folder) == contents(folder, version) == before
     table_rewrite.merge(table)  # one file is no work
     assert table.version() == version + 1
-    monkeypatch.setattr(table_rewrite, "_FILE_BYTES", 1000)
-    tables.append(table, rows(60, 1, LARGER))
-    tables.append(table, rows(61, 1, LARGER))
-    table_rewrite.merge(table)  # that one is large now, and the others are not
-    assert len(tables.live_files(table)) == 3
-    assert len(contents(folder)) == 52
+    table.optimize.compact()  # delta-rs takes the commit for one of its own
+    tables.append(table, rows(50, 20_000, LARGER))
+    tables.append(table, rows(20_050, 1, LARGER))
+    (*_, large) = sorted(tables.live_files(table), key=lambda file: Path(file).stat().st_size)
+    size = Path(large).stat().st_size
+    table_rewrite.merge(table, FileSizes(file_bytes=size, group_bytes=1 << 20))
+    assert (len(tables.live_files(table)), large in tables.live_files(table)) == (2, True)
+    assert len(contents(folder)) == 20_051
+
+
+def test_a_file_ends_when_it_is_large_enough_and_few_files_are_left(folder: Path) -> None:
+    table = tables.open_table(folder)
+    for number in range(5, 20):
+        tables.append(table, rows(10 * number, 10, LARGER))
+    before, files = contents(folder), tables.live_files(table)
+    size = max(Path(file).stat().st_size for file in files) + 1
+    sizes = FileSizes(file_bytes=size, group_bytes=1)
+    table_rewrite.merge(table, sizes, min_files=21)
+    assert tables.live_files(table) == files
+    table_rewrite.merge(table, sizes, min_files=20)
+    made = [Path(file) for file in tables.live_files(table)]
+    assert 1 < len(made) < 20
+    assert sum(file.stat().st_size >= size for file in made) >= len(made) - 1
+    assert contents(folder) == before
 
 
 def test_nothing_to_change_is_no_commit(folder: Path) -> None:
@@ -97,8 +114,8 @@ def test_nothing_to_change_is_no_commit(folder: Path) -> None:
 
 
 def test_rows_are_held_some_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("_ROWS_AT_ONCE", 4), ("_GROUP_BYTES", 1), ("_FILE_BYTES", 1)):
-        monkeypatch.setattr(table_rewrite, name, value)
+    monkeypatch.setattr(table_rewrite, "_ROWS_AT_ONCE", 4)
+    monkeypatch.setattr(table_rewrite, "LARGE", FileSizes(file_bytes=1, group_bytes=1))
     monkeypatch.setattr("os.fsync", lambda _: None)  # of many files
     table, before = tables.open_table(folder), contents(folder)
     tables.replace_where(table, rows(0, 50, LARGER), column="unit_id", values=["u0", "u9"])
@@ -124,6 +141,22 @@ def test_what_somebody_commits_meanwhile_stays(
     assert [row["n"] for row in contents(folder)] == [*range(20), *range(25, 50), 60]
     live = {Path(file) for file in tables.live_files(tables.open_table(folder))}
     assert set(folder.glob("part-rewritten-*")) <= live
+
+
+def test_files_of_a_commit_whose_answer_is_lost_stay(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(folder)
+
+    def lost(log: Path, data: bytes) -> bool:
+        storage.write_new(log, data)
+        raise StorageError("No answer came.")
+
+    fake = type("Lost", (), {"write_new": staticmethod(lost), "remove": storage.remove})
+    monkeypatch.setattr(table_rewrite, "storage", fake)
+    with pytest.raises(StorageError, match="No answer"):
+        tables.delete(tables.open_table(folder), "unit_id", ["u4"])
+    assert contents(folder) == [row for row in before if row["unit_id"] != "u4"]
 
 
 def test_a_full_disk_is_said_in_a_sentence_and_leaves_the_table(
