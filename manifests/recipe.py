@@ -168,6 +168,12 @@ def gate_of(
     return None
 
 
+def closed(sql: str) -> str:
+    """A predicate that can stand in brackets: a comment at its end would swallow the last one."""
+    last = sql.rstrip().rpartition("\n")[2]
+    return f"{sql.rstrip()}\n" if "--" in last else sql
+
+
 def check_gates(gates: Sequence[Rule]) -> None:
     """Refuse gates that do not parse or name unknown columns, before any work.
 
@@ -300,7 +306,7 @@ def _rules(section: Any, *, where: str) -> tuple[Rule, ...]:
 
 def _rule(name: str, value: Any, where: str) -> Rule:
     if isinstance(value, str):
-        return Rule(name=name, keep_when=_closed(value))
+        return Rule(name=name, keep_when=closed(value))
     if not isinstance(value, Mapping) or "keep_when" not in value:
         raise ConfigError(
             f"Recipe {where}.{name} must be an SQL predicate or a mapping with keep_when.",
@@ -313,15 +319,9 @@ def _rule(name: str, value: Any, where: str) -> Rule:
             )
     return Rule(
         name=name,
-        keep_when=_closed(str(value["keep_when"])),
+        keep_when=closed(str(value["keep_when"])),
         on_missing=value.get("on_missing", "fail"),
     )
-
-
-def _closed(sql: str) -> str:
-    """A predicate that can stand in brackets: a comment at its end would swallow the last one."""
-    last = sql.rstrip().rpartition("\n")[2]
-    return f"{sql.rstrip()}\n" if "--" in last else sql
 
 
 def _duplicate_rule(value: Any, where: str) -> DuplicateRule:
@@ -332,7 +332,7 @@ def _duplicate_rule(value: Any, where: str) -> DuplicateRule:
             hint="For instance {cluster: clusters.cluster_id, rank: clusters.rank}.",
         )
     return DuplicateRule(
-        cluster=str(value["cluster"]),
-        rank=str(value["rank"]),
+        cluster=closed(str(value["cluster"])),
+        rank=closed(str(value["rank"])),
         on_missing=value.get("on_missing", "fail"),
     )

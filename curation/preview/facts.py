@@ -13,9 +13,10 @@ import yaml
 from manifests.dataset import Dataset
 from manifests.errors import DatasetError
 from manifests.measures import MEASURES
+from manifests.recipe import closed
 from manifests.trial import Trial
 
-from .predicates import Node, comparisons, parse
+from .predicates import Node, Opaque, comparisons, parse, rebuilt
 
 NUM_BINS = 36
 MAX_LISTED = 300
@@ -264,10 +265,32 @@ def _rules(dataset: Dataset, recipe: Mapping[str, Any]) -> tuple[RuleText, ...]:
     for name, rule in (recipe.get("gates") or {}).items():
         if name in gates and isinstance(rule, Mapping):
             gates[name]["why"] = rule.get("why", "")
-    return tuple(
+    rules = [
         _rule_text(dataset, name, rule, is_gate=is_gate)
         for rules, is_gate in ((gates, True), (recipe.get("keep") or {}, False))
         for name, rule in rules.items()
+    ]
+    return _with_true_trees(dataset, rules)
+
+
+def _with_true_trees(dataset: Dataset, rules: Sequence[RuleText]) -> tuple[RuleText, ...]:
+    """Leave a predicate whole if what was made of its parts says anything else of any clip.
+
+    SQL that is taken apart and put together again may lose a bracket; then it has no thresholds.
+    """
+    differences = [
+        f"(({rule.keep_when})::BOOLEAN) IS DISTINCT FROM ({rebuilt(rule.tree)}::BOOLEAN)"
+        for rule in rules
+    ]
+    is_whole = [not is_bound(dataset, difference) for difference in differences]
+    asked = [
+        f"count_if({'false' if whole else difference}) AS n{i}"
+        for i, (difference, whole) in enumerate(zip(differences, is_whole, strict=True))
+    ]
+    counts = _rows(dataset, f"SELECT {', '.join(asked)} FROM clips")[0].values() if asked else ()
+    return tuple(
+        replace(rule, tree=Opaque(sql=rule.keep_when)) if whole or count else rule
+        for rule, whole, count in zip(rules, is_whole, counts, strict=True)
     )
 
 
@@ -275,7 +298,7 @@ def _rule_text(
     dataset: Dataset, name: str, rule: str | Mapping[str, Any], *, is_gate: bool
 ) -> RuleText:
     fields = {"keep_when": rule} if isinstance(rule, str) else rule
-    text = str(fields["keep_when"])
+    text = closed(str(fields["keep_when"]))
     return RuleText(
         name=name,
         keep_when=text,

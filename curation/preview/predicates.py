@@ -75,6 +75,18 @@ def comparisons(node: Node) -> Iterator[Comparison]:
             yield from comparisons(part)
 
 
+def rebuilt(node: Node) -> str:
+    """SQL of a predicate that was taken apart."""
+    if isinstance(node, Comparison):
+        return f"(({node.sql}) {node.operator} {node.value!r})"
+    if isinstance(node, Opaque):
+        return f"({node.sql})"
+    parts = [rebuilt(part) for part in node.parts]
+    if node.kind == "not":
+        return f"(NOT {parts[0]})"
+    return f"({f' {node.kind.upper()} '.join(parts)})"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Source:
     """What is needed to give a piece of the syntax tree its text again."""

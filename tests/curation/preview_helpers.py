@@ -154,6 +154,9 @@ keep:
   emoji: source <> '😀' AND brightness_mean_luma >= 4_0 AND clips.FPS BETWEEN 5 AND 29.98
   quoted: {keep_when: 'my."Left Ratio" >= 0.25', on_missing: keep}
   over_zero: {keep_when: 'fps / black_frames_ratio > 30', on_missing: drop}
+  comment: CASE WHEN fps > 20 THEN brightness_mean_luma ELSE 100 END > 50 -- lit
+  chained: (fps > 3) = true
+  lambda: "len(list_filter([fps], lambda x: x > 3)) >= 1"
 """
 
 

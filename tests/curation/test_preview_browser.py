@@ -130,7 +130,8 @@ def test_oddly_written_rules_are_decided_alike(tab: Browser, tmp_path: Path, cli
     tab.open(url_of(dataset))
     assert shown(tab)["kept"] == decided(dataset)["kept"] > 0
     assert tab.evaluate("egodojo.keys()") == [
-        "black", "emoji", "emoji.2", "emoji.3", "quoted", "over_zero",
+        "black", "emoji", "emoji.2", "emoji.3", "quoted", "over_zero", "comment",
+        "lambda",
     ]  # fmt: skip
     tab.open(url_of(dataset, "#emoji=90&emoji.3=16&quoted=0.5"))
     words = shlex.split(tab.evaluate("document.querySelector('#copy-decide code').textContent"))
