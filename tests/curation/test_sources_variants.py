@@ -150,6 +150,23 @@ def test_episodes_without_rows_or_without_this_camera_are_left_out(packed: Path)
     np.testing.assert_array_equal(found.values, layouts.actions_of(0, 70))
 
 
+def test_rows_and_pictures_are_packed_in_files_of_their_own(packed: Path) -> None:
+    def change(rows: list[dict[str, Any]]) -> None:
+        prefix = f"videos/{layouts.TOP}/"
+        rows[1] |= {f"{prefix}file_index": 1, f"{prefix}from_timestamp": 0.0}
+        rows.reverse()
+
+    change_rows(packed / EPISODES, change)
+    videos = open_lerobot(str(packed)).videos(layouts.TOP)
+    ref = SourceRef(layout="lerobot", path=str(packed), camera=layouts.TOP)
+    for uri, first, count, task in zip(sorted(videos), (0, 40), (40, 30), range(2), strict=True):
+        (span,), found = read_lerobot(ref, uri, layouts.NAMES)
+        assert span.text == layouts.TASKS[task]
+        assert span.end_s == pytest.approx((count - 0.5) / layouts.FPS)
+        assert found is not None
+        np.testing.assert_array_equal(found.values, layouts.actions_of(first, count))
+
+
 def test_texts_need_no_table_of_tasks_and_may_be_missing(packed: Path) -> None:
     (packed / "meta/tasks.parquet").unlink()
     assert [span.text for span in read(packed)[0]] == layouts.TASKS
