@@ -202,12 +202,12 @@ def mixed(seed: int, num_clips: int) -> Fingerprints:
 
 
 def test_clips_of_all_lengths_are_compared_whichever_came_first() -> None:
-    prints = mixed(0, 90)
-    everything = candidate_pairs(prints, np.ones(90, bool))
+    prints = mixed(0, 60)
+    everything = candidate_pairs(prints, np.ones(60, bool))
     assert [len(pairs) > 0 for pairs in everything] == [True, True]
     wanted = {
         (i, j, is_mirrored)
-        for i, j in itertools.combinations(range(90), 2)
+        for i, j in itertools.combinations(range(60), 2)
         for is_mirrored in (False, True)
         if distance(prints[i], mirrored(prints[j]) if is_mirrored else prints[j]) <= MAX_DISTANCE
     }
@@ -216,10 +216,10 @@ def test_clips_of_all_lengths_are_compared_whichever_came_first() -> None:
         for pairs, is_mirrored in zip(everything, (False, True), strict=True)
         for i, j in pairs.tolist()
     }
-    assert len(wanted) > 30
+    assert len(wanted) > 20
     assert wanted <= found
     assert len(found) < 3 * len(wanted)
-    is_new = np.random.default_rng(1).random(90) < 0.3
+    is_new = np.random.default_rng(1).random(60) < 0.3
     for some, whole in zip(candidate_pairs(prints, is_new), everything, strict=True):
         assert some.tolist() == whole[is_new[whole].any(axis=1)].tolist()
 
