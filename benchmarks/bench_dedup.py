@@ -1,8 +1,9 @@
 """Near-duplicates by the number of clips: cost, memory, candidates, and recall.
 
-Three kinds of synthetic sets, the same every time:
+Four kinds of synthetic sets, the same every time:
 - `rooms` (`dedup_footage.py`): as many rooms as a large collection has for so many clips, one clip
   in twenty a copy: encoded again, scaled, trimmed to 80 to 100 %, or mirrored.
+- `strangers`: the same with three clips a room: what share a code do so by chance.
 - `mixtures`: all clips from few scenes, each two thirds of one fingerprint of the real videos and
   one third of another, from a random place, at a random speed. However many there are, one pair
   in a hundred shares its larger part: the cost per clip must grow here.
@@ -53,6 +54,8 @@ FEW_SCENES_SIZES = (1_000, 10_000)
 LENGTHS = (4, 8, 16, 32, 60)
 NUM_PLANTED_CHECKED = 4_000
 NUM_VERIFIED = 2_000
+STRANGERS_SIZES = (10_000,)
+PER_ROOM = {"rooms": dedup_footage.CLIPS_PER_ROOM, "strangers": 3}
 MAX_ASKED_AGAIN = 10_000
 SLACK = 0.02
 """Pairs that float32 puts this far above the threshold are looked at exactly."""
@@ -96,8 +99,8 @@ def planted(clips: list[Steps], seed: int) -> Iterator[tuple[Steps, int, str]]:
 
 def synthetic(scenes: str, num_clips: int, real: list[Steps]) -> list[Steps]:
     """Clips of one kind of set, before copies take the place of some."""
-    if scenes == "rooms":
-        return list(dedup_footage.clips_of(num_clips, seed=1))
+    if scenes in PER_ROOM:
+        return list(dedup_footage.clips_of(num_clips, seed=1, per_room=PER_ROOM[scenes]))
     rng = np.random.default_rng(num_clips)
     if scenes == "cell":
         room = dedup_footage.Room(kind="repeated", seed=1)
@@ -320,6 +323,7 @@ def main() -> None:
     for scenes in ("mixtures", "cell"):
         parser.add_argument(f"--{scenes}", type=int, nargs="*", default=FEW_SCENES_SIZES)
     parser.add_argument("--sampled", type=int, default=20, help="clips compared with all others")
+    parser.add_argument("--strangers", type=int, nargs="*", default=STRANGERS_SIZES)
     parser.add_argument("--more", action="store_true", help="keep saved sizes not asked for")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -330,7 +334,8 @@ def main() -> None:
     result: dict[str, Any] = {"real": measure_real(real)}
     print("real", result["real"], file=sys.stderr, flush=True)
     usable = [steps for steps in real if len(steps) >= 16]
-    sets = {"rooms": args.sizes, "mixtures": args.mixtures, "cell": args.cell}
+    sets = {"rooms": args.sizes, "strangers": args.strangers}
+    sets |= {"mixtures": args.mixtures, "cell": args.cell}
     for scenes, sizes in sets.items():
         result[scenes] = {}
         for size in sizes:
@@ -338,7 +343,7 @@ def main() -> None:
     if args.more:
         saved = json.loads((RESULTS / "dedup.json").read_text())["result"]
         for scenes in sets:
-            result[scenes] = {**saved[scenes], **result[scenes]}
+            result[scenes] = {**saved.get(scenes, {}), **result[scenes]}
     report("dedup", {"result": result}, args)
 
 
