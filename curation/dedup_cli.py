@@ -53,7 +53,10 @@ def dedup(
             lines.append(
                 f"  {num_without} clips were written before fingerprints existed: not compared"
             )
-        lines.append(f"  to use it: egodojo decide {dataset} --recipe egocentric")
+        lines.append(
+            f"  to use it: egodojo decide {dataset} --recipe RECIPE, by a rule of its own or the "
+            "shipped ones' near_duplicate"
+        )
         return "\n".join(lines)
 
     emit(summary, as_json=as_json, text=text, quiet=quiet)

@@ -155,16 +155,6 @@ def by_declared_pixels(units: PlannedUnits, videos: VideoRows) -> PlannedUnits:
     return units.take(np.lexsort([units.numbers, -pixels]))
 
 
-def longest_whole_s(units: PlannedUnits, videos: VideoRows) -> float:
-    """Length of the longest file that is a unit by itself, uncut; 0 when there is none."""
-    places, parts = units.parts()
-    is_whole = pc.and_(parts.field("start_tick").is_null(), parts.field("end_tick").is_null())
-    is_alone = np.bincount(places, minlength=len(units))[places] == 1
-    uris = parts.field("uri").filter(pc.and_(is_whole, pa.array(is_alone)))
-    lengths_s = _numbers(videos.columns_of(uris, ["duration_s"]), "duration_s")
-    return float(lengths_s.max(initial=0.0))
-
-
 def _parts_of_long(row: Row, edges: Sequence[int]) -> list[Part]:
     return [
         Part(uri=row["uri"], video_id=row["video_id"], start_tick=start, end_tick=end)

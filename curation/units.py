@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from manifests.dataset import Dataset
@@ -23,7 +24,7 @@ from pipeline.progress import Progress
 from pipeline.runner import Engine, run_isolated, run_units
 
 from .config import CurateConfig
-from .planning import VideoRows, by_declared_pixels, longest_whole_s
+from .planning import VideoRows, by_declared_pixels
 from .task import UnitResult, UnitTask
 from .work import curate_unit
 
@@ -86,7 +87,7 @@ class _Units:
 
     def work(self, pending: PlannedUnits, bar: Progress) -> None:
         config, doomed = self.run.config, list[Outcome[UnitTask]]()
-        limit_s = time_limit_s(self.run, pending, self.videos)
+        limit_s = partial(time_limit_s, self.run)
         outcomes = run_units(
             self.run.work,
             self._tasks(pending),
@@ -106,7 +107,8 @@ class _Units:
                 bar.advance(note=f"{len(self.raised)} not finished" if self.raised else None)
         for outcome in doomed:
             log.warning("unit %d: %s; trying its parts", outcome.unit.unit.number, outcome.error)
-            self._settle(quarantine(outcome.unit, timeout_s=limit_s, work=self.run.work))
+            task = outcome.unit
+            self._settle(quarantine(task, timeout_s=limit_s(task), work=self.run.work))
             bar.advance()
 
     def check(self) -> None:
@@ -149,13 +151,16 @@ class _Units:
         log.info("unit %d: %d clips in %.1f s", number, len(outcome.result.clips), outcome.seconds)
 
 
-def time_limit_s(run: UnitRun, units: PlannedUnits, videos: VideoRows) -> float:
+def time_limit_s(run: UnitRun, task: UnitTask) -> float:
     """The limit of an attempt: `timeout_s` for `unit_len_s` of video, more for a longer unit.
 
     Only a file without an index makes one: it cannot be cut, and four hours of it take their time.
     """
-    longest_s = longest_whole_s(units, videos)
-    return run.config.timeout_s * max(1.0, longest_s / run.dataset.settings.unit_len_s)
+    whole_s = 0.0
+    first, *others = task.unit.parts
+    if not others and (first.start_tick, first.end_tick) == (None, None):
+        whole_s = float(task.videos[first.uri]["duration_s"] or 0.0)
+    return run.config.timeout_s * max(1.0, whole_s / run.dataset.settings.unit_len_s)
 
 
 def make_task(run: UnitRun, unit: PlannedUnit, videos: Mapping[str, dict[str, Any]]) -> UnitTask:

@@ -16,7 +16,7 @@ from . import rows, schema, tables
 from .deletion import Deleted, finish_deletion, journal_path
 from .errors import DatasetError
 from .records import UNIT_STATES, PlannedUnit
-from .table_rewrite import FileSizes, merge
+from .table_rewrite import LARGE, FileSizes, merge
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -37,19 +37,23 @@ MERGED = FileSizes(file_bytes=4 * 2**20, group_bytes=2**20)
 MANY_FILES = 8
 """Files of a table that are worth merging when a run has ended."""
 _GROWING = ("videos", "clips", "units")
+_LOCKED = (*_GROWING, "plan")
 
 
 class Writer:
     """Appends to a dataset while holding its lock; made by `Dataset.writer`.
 
     Clips are committed before their unit, and a clip counts only when its unit is there. After a
-    commit that failed nothing more is written: the rerun looks at what is there and goes on.
+    commit that failed nothing more is written: the rerun looks at what is there and goes on. So
+    it is when somebody else has committed: in object storage the last request of a killed writer
+    may arrive late, after its successor looked, and the same unit would be there twice.
     """
 
     def __init__(self, dataset: Dataset, lock: Lock) -> None:
         self._dataset = dataset
         self._lock = lock
         self._has_failed = False
+        self._first_free: str | None = None
         self._planned: set[str] = set()
         self._finished: set[str] = set()
         self._num_commits = dict.fromkeys(_GROWING, 0)
@@ -64,8 +68,8 @@ class Writer:
     def recover(self) -> None:
         """Make good what a killed writer left.
 
-        Clips without a unit, other tokens' temporary files and shards that no unit names are
-        removed, an unfinished deletion is finished.
+        Clips without a unit, units without their clips, other tokens' temporary files and shards
+        that no unit names are removed, an unfinished deletion is finished.
         """
         self._planned = set(self._ids("plan"))
         self._finished = set(self._ids("units"))
@@ -77,6 +81,12 @@ class Writer:
         self._remove_temporary(lambda token: not token.startswith(self.token))
         if journal_path(self._dataset.path).is_file():
             self.finished_deletion = finish_deletion(self._dataset, self)
+        hollow = self._hollow()
+        if hollow:
+            _log.info("%d units have no clips in the table clips: they are done again", len(hollow))
+            with self.commit("units") as table:
+                tables.delete(table, "unit_id", hollow)
+            self._finished.difference_update(hollow)
         self._remove_unnamed_shards()  # a deletion under way has some of its own
 
     def remove_leftovers(self) -> None:
@@ -129,9 +139,12 @@ class Writer:
         units = _checked("units", [unit for unit, _ in results])
         if clips.num_rows:
             with self.commit("clips") as table:
-                tables.append(table, clips, merge_schema=True)
+                tables.append(table, clips, merge_schema=True, if_unchanged=True)
+        if self._first_free is None:
+            self._first_free = str(self._dataset.first_free_number())
         with self.commit("units") as table:
-            tables.append(table, units)
+            known = {schema.FIRST_FREE_NUMBER: self._first_free}
+            tables.append(table, units, metadata=known, if_unchanged=True)
         self._finished.update(ids)
         for name in ("clips", "units"):
             self._merge_now_and_then(name)
@@ -139,24 +152,29 @@ class Writer:
     def tidy(self) -> None:
         """Leave the tables that grew as few large files, which are read in half of the time."""
         for name in _GROWING:
-            with self.commit(name) as table:
-                merge(table, min_files=MANY_FILES)
+            self._merge(name, LARGE, min_files=MANY_FILES)
 
     def _merge_now_and_then(self, name: str) -> None:
         """Keep commits cheap: their cost, in time and memory, grows with their number."""
         self._num_commits[name] += 1
-        if self._num_commits[name] % MERGE_EVERY:
-            return
+        if self._num_commits[name] % MERGE_EVERY == 0:
+            self._merge(name, MERGED, min_files=2)
+
+    def _merge(self, name: str, sizes: FileSizes, *, min_files: int) -> None:
         with self.commit(name) as table:
-            merge(table, MERGED)
-        # What an open table knows of its log grows with every commit.
-        self._dataset._tables[name] = tables.open_table(self._dataset.path / "catalog" / name)
+            tables.check_unchanged(table)
+            merge(table, sizes, min_files=min_files)
+            # What an open table knows of its log grows with every commit: it is opened anew.
+            path = self._dataset.path / "catalog" / name
+            opened = tables.open_table(path, table.version())
+        self._dataset._tables[name] = opened
 
     def _append(self, name: str, batch: Sequence[Row] | pa.Table) -> None:
         checked = _checked(name, batch)
         if checked.num_rows:
             with self.commit(name) as table:
-                tables.append(table, checked, merge_schema=name == "videos")
+                merge_schema = name == "videos"
+                tables.append(table, checked, merge_schema=merge_schema, if_unchanged=True)
             if name in _GROWING:
                 self._merge_now_and_then(name)
 
@@ -166,6 +184,7 @@ class Writer:
 
         Raises:
             LockedError: Another command took the lock meanwhile.
+            ConflictError: Somebody without the lock committed to a table that needs it.
             DatasetError: An earlier commit failed.
         """
         if self._has_failed:
@@ -174,8 +193,12 @@ class Writer:
                 hint="Rerun the command: it goes on from what was committed.",
             )
         self._lock.check()
+        table = self._dataset._tables[name]
+        before = table.version()
         try:
-            yield self._dataset._tables[name]
+            yield table
+            if name in _LOCKED and table.version() > before + 1:
+                raise tables.conflict(table)
         except BaseException:
             self._has_failed = True
             raise
@@ -206,6 +229,15 @@ class Writer:
 
     def _orphans(self) -> list[str]:
         query = "SELECT DISTINCT unit_id FROM _clips ANTI JOIN units USING (unit_id) ORDER BY 1"
+        found: list[str] = self._dataset.sql(query).column("unit_id").to_pylist()
+        return found
+
+    def _hollow(self) -> list[str]:
+        """Units whose commit arrived after a successor had removed their clips as orphans."""
+        query = (
+            "SELECT unit_id FROM units ANTI JOIN _clips USING (unit_id) "
+            "WHERE num_clips + num_gated > 0 ORDER BY 1"
+        )
         found: list[str] = self._dataset.sql(query).column("unit_id").to_pylist()
         return found
 

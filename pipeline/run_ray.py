@@ -54,13 +54,17 @@ PATIENT = {"health_check_timeout_ms": 60_000, "health_check_failure_threshold": 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayJob:
-    """What to run and within which bounds; the fields are the arguments of `run_units`."""
+    """What to run and within which bounds; the fields are the arguments of `run_units`.
+
+    Attributes:
+        timeout_s: Gives the limit of a unit.
+    """
 
     work: Callable[..., Any]
     setup: Callable[[], Any] | None
     slots: int | None
     attempts: int
-    timeout_s: float
+    timeout_s: Callable[[Any], float]
     num_cpus: float
     num_gpus: float
 
@@ -179,7 +183,9 @@ class _Driver:
         found = [self._advance(self.flights[stream]) for stream in ready]
         now = time.monotonic()
         for flight in list(self.flights.values()):
-            if flight.started_at is not None and now - flight.started_at > self.job.timeout_s:
+            if flight.started_at is None:
+                continue
+            if now - flight.started_at > self.job.timeout_s(flight.unit):
                 found.append(self._stop_late(flight))
         if any(flight.started_at is not None for flight in self.flights.values()):
             self.waiting_since = now
@@ -209,7 +215,7 @@ class _Driver:
 
     def _stop_late(self, flight: _Flight) -> Outcome[Any] | None:
         self.workers.stop(flight, time.monotonic() + KILL_WAIT_S)
-        error = f"stopped after its time limit of {self.job.timeout_s:g} s"
+        error = f"stopped after its time limit of {self.job.timeout_s(flight.unit):g} s"
         return self._lose(flight, kind="timeout", error=error)
 
     def _finish(self, flight: _Flight, answer: Attempt) -> Outcome[Any]:

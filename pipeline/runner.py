@@ -39,7 +39,7 @@ def run_units(
     engine: Engine = "ray",
     slots: int | None = None,
     attempts: int = 2,
-    timeout_s: float = 3600.0,
+    timeout_s: float | Callable[[Any], float] = 3600.0,
     num_cpus: float = 1.0,
     num_gpus: float = 0.0,
     setup: Callable[[], Any] | None = None,
@@ -54,7 +54,8 @@ def run_units(
             worker processes; it starts Ray on this machine when none is running and stops it again.
         slots: Units in flight. Default: as many as the CPUs (and GPUs) can hold.
         attempts: Starts allowed for a unit whose process dies or runs past its limit.
-        timeout_s: Wall time limit of one attempt, counted from the moment its process begins.
+        timeout_s: Wall time limit of one attempt, counted from the moment its process begins; or
+            what gives it for a unit.
         num_cpus: CPUs a unit occupies; fractions are fine.
         num_gpus: GPUs a unit occupies.
         setup: Makes the state that one long-lived worker keeps, for instance a loaded model. Its
@@ -81,7 +82,7 @@ def run_units(
         setup=setup,
         slots=slots,
         attempts=attempts,
-        timeout_s=timeout_s,
+        timeout_s=timeout_s if callable(timeout_s) else lambda unit: timeout_s,
         num_cpus=num_cpus,
         num_gpus=num_gpus,
     )
@@ -142,14 +143,19 @@ def _quota_cpus(default: int) -> int:
 
 
 def _check(
-    *, engine: str, slots: int | None, attempts: int, timeout_s: float, num_cpus: float
+    *,
+    engine: str,
+    slots: int | None,
+    attempts: int,
+    timeout_s: float | Callable[[Any], float],
+    num_cpus: float,
 ) -> None:
     if engine not in ("ray", "inline"):
         raise UsageError(f"There is no engine {engine!r}.", hint="Use 'ray' or 'inline'.")
     for name, value, least in (("slots", slots, 1), ("attempts", attempts, 1)):
         if value is not None and value < least:
             raise UsageError(f"{name} must be at least {least}, not {value}.")
-    if not timeout_s > 0:
+    if not callable(timeout_s) and not timeout_s > 0:
         raise UsageError(f"timeout_s must be positive, not {timeout_s}.")
     if num_cpus < 0:
         raise UsageError(f"num_cpus must not be negative, not {num_cpus}.")

@@ -13,7 +13,6 @@ import pytest
 from curation.planning import (
     VideoRows,
     by_declared_pixels,
-    longest_whole_s,
     plan_units,
     select_videos,
 )
@@ -158,11 +157,6 @@ def test_the_order_is_that_of_one_part_at_a_time_whatever_is_not_known() -> None
     ordered = by_declared_pixels(columns(units), rows)
     assert len(ordered) == len(units) > 60
     assert [unit.number for unit in ordered] == [unit.number for unit in wanted]
-    uncut = [
-        u.parts[0] for u in units if len(u.parts) == 1 and u.parts[0].row()["end_tick"] is None
-    ]
-    whole = [by_uri[p.uri]["duration_s"] or 0.0 for p in uncut if p.start_tick is None]
-    assert longest_whole_s(columns(units), rows) == max(whole)
 
 
 def test_rows_of_videos_are_found_by_uri() -> None:

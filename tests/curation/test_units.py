@@ -216,15 +216,19 @@ def test_a_long_file_that_cannot_be_cut_is_given_its_time(tmp_path: Path) -> Non
     with dataset.writer("test") as writer:
         fill_plan(dataset, writer, prepared.inputs.uris)
         run = unit_run(dataset, writer)
-        table = dataset.table("videos")
-        pending = dataset.pending_units()
-    videos = VideoRows(table)
-    limit_s, seconds = run.config.timeout_s, videos[prepared.inputs.uris[1]]["duration_s"]
+        videos = VideoRows(dataset.table("videos"))
+        tasks = [make_task(run, unit, videos) for unit in dataset.pending_units()]
+    (long,) = (task for task in tasks if task.unit.parts[0].uri == prepared.inputs.uris[1])
+    seconds = videos[prepared.inputs.uris[1]]["duration_s"]
     assert seconds > 1
-    assert time_limit_s(run, pending, videos) == pytest.approx(limit_s * seconds / 0.5)
-    place = table.schema.get_field_index("duration_s")
-    short = table.set_column(place, "duration_s", pa.array([0.4] * table.num_rows))
-    assert time_limit_s(run, pending, VideoRows(short)) == limit_s
+    assert time_limit_s(run, long) == pytest.approx(run.config.timeout_s * seconds / 0.5)
+    part = replace(long.unit.parts[0], end_tick=1)
+    for other in (
+        replace(long, videos={part.uri: {**long.videos[part.uri], "duration_s": 0.4}}),
+        replace(long, unit=replace(long.unit, parts=(part,))),
+        replace(long, unit=replace(long.unit, parts=(*long.unit.parts, *long.unit.parts))),
+    ):
+        assert time_limit_s(run, other) == run.config.timeout_s
 
 
 def test_files_of_tables_are_merged_now_and_then(
