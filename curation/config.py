@@ -59,7 +59,7 @@ class CurateConfig:
     """Share of inputs that may fail or be quarantined; one always may."""
     dedup_max_clips: int = 1_000_000
     """In a dataset of more clips only `egodojo dedup` looks for near-duplicates: even for a few new
-    clips it works out the codes of all, about an hour of CPU for a million."""
+    clips it works out the codes of all, half an hour of CPU for a million."""
 
     def __post_init__(self) -> None:
         for name in ("slots", "attempts"):
