@@ -7,6 +7,10 @@ byte is measured, not the reading.
 
 Prediction: everything is linear in clips, or in the rows that a command takes away; nothing but
 `join`, which holds its file, needs more than 1 GB at 1e6 clips.
+
+Found before anything was mended: `validate` and `delete` read the whole catalogue once per shard
+(0.21 CPU-s each at 1e6 clips), `preview` held every clip with all its columns (3.1 GB), `delete`
+copied the whole table of clips. Since then all of them stay within 0.9 GB.
 """
 
 from __future__ import annotations
