@@ -141,7 +141,7 @@ def blocks(starts: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
 def _product(rows: NDArray[np.float32], planes: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows times planes, so few rows at a time that BLAS starts no threads: all CPUs work here."""
     parts = rows.reshape(-1, _ROWS_AT_ONCE, NUM_FIELDS) @ planes
-    return parts.reshape(len(rows), -1)
+    return parts.reshape(len(rows), planes.shape[1])
 
 
 def _planes(rng: np.random.Generator, num_parts: int, num_bits: int) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ from curation import candidates, codes, shelf
 from curation.candidates import candidate_pairs
 from curation.clusters import Alike, ClipFacts, cluster
 from curation.dedup import MAX_DISTANCE, dedup
-from curation.fingerprint import Fingerprint, mirrored, steps_of
+from curation.fingerprint import NUM_FIELDS, Fingerprint, mirrored, steps_of
 from curation.matching import Places, best_match, has_texture, roughly_alike, smoothed
 from curation.prints import Fingerprints
 from curation.small import SmallPicture, reduce_picture
@@ -199,6 +199,13 @@ def mixed(seed: int, num_clips: int) -> Fingerprints:
         else:
             clips.append(footage(number, rng.uniform(1, 15), scene=number % 4))
     return Fingerprints.of(clips)
+
+
+def test_still_clips_of_every_length_have_no_candidates() -> None:
+    lengths = (1, 3, 4, 7, 15, 16, 17, 39, 40, 41, 90)
+    prints = Fingerprints.of([np.full((n, NUM_FIELDS), 99, np.uint8) for n in lengths])
+    for found in candidate_pairs(prints, np.ones(len(lengths), bool)):
+        assert found.shape == (0, 2)
 
 
 def test_clips_of_all_lengths_are_compared_whichever_came_first() -> None:
