@@ -3,7 +3,8 @@
 Units whose work function makes rows without any video go through the real driver: task, outcome,
 checks, commit of `clips` and `units`, merging of files; inline and on Ray. Then `decide` and
 `stats` look at all of them. Beside that, files of ten seconds are planned, ordered and made into
-tasks. Each size runs in a process of its own, with the memory pool that the command chooses.
+tasks. Each size runs in a process of its own, with the memory pool and the threads that the
+command chooses.
 
 Prediction: the peak while units are committed grows by less than a tenth from 1e2 to 1e5 clips; a
 commit costs the same at the end as at the beginning, within a half. `decide` holds a verdict per
@@ -212,6 +213,7 @@ def measure(*words: str) -> dict[str, Any]:
     env = {
         **os.environ,
         "ARROW_DEFAULT_MEMORY_POOL": "system",
+        "TOKIO_WORKER_THREADS": "1",
         "PYTHONPATH": str(Path(__file__).parent),  # workers of Ray import this file
     }
     with tempfile.TemporaryDirectory(prefix="egodojo-driver-") as folder:

@@ -40,8 +40,10 @@ def egodojo() -> None:
 
 def main() -> None:
     """Console script `egodojo`."""
-    # Arrow's own pool keeps 30 MB of what passed through it; read when Arrow is first imported.
+    # Both are read when the library is first imported. Arrow's own pool keeps 30 MB of what passed
+    # through it; delta-rs takes memory for a thread per core, though its requests only wait.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    os.environ.setdefault("TOKIO_WORKER_THREADS", "1")
     from .errors import EgodojoError
     from .origins import check_origins
 
