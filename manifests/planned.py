@@ -42,6 +42,4 @@ class PlannedUnits:
     def parts(self) -> tuple[NDArray[np.int64], pa.StructArray]:
         """The place of its unit, for every part, and the parts themselves."""
         lists = self.table.column("parts").combine_chunks()
-        if isinstance(lists, pa.ChunkedArray):
-            lists = pa.concat_arrays(lists.chunks)
         return pc.list_parent_indices(lists).to_numpy().astype(np.int64), lists.flatten()

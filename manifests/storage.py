@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from . import object_store
 from .errors import StorageError
@@ -19,6 +20,9 @@ from .locations import Location, ObjectPath, is_remote, location
 from .scratch import scratch_file
 
 __all__ = ["Location", "ObjectPath", "is_remote", "location"]
+
+T = TypeVar("T")
+_AT_ONCE = 16
 
 
 def read_range(root_uri: str | Location, relpath: str, offset: int, size: int) -> bytes:
@@ -53,6 +57,16 @@ def read_bytes(root_uri: str | Location, relpath: str) -> bytes:
         raise
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def of_each(work: Callable[[Location], T], paths: Sequence[Location]) -> Iterator[T]:
+    """What `work` gives for each path, in order; of objects several are asked for at once."""
+    if not any(map(is_remote, paths)):
+        yield from map(work, paths)
+        return
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for first in range(0, len(paths), _AT_ONCE):
+            yield from pool.map(work, paths[first : first + _AT_ONCE])
 
 
 def write_atomic(path: str | Location, data: bytes, token: str | None = None) -> None:

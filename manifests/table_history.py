@@ -7,17 +7,15 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from urllib.parse import unquote
 
 from . import storage, tables
-from .locations import Location, is_remote, location, matches, names_in
+from .locations import Location, location, matches, names_in
+from .storage import of_each
 
 Life = tuple[str, int, int | None]
 """A data file, the first version with it, and the first without it again (None: it is there)."""
-
-_COMMITS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,21 +124,12 @@ def _lives(path: Location) -> list[Life]:
 def _log(path: Location) -> Iterator[tuple[int, str]]:
     """Every commit as text, oldest first; of objects several are asked for at once."""
     commits = [c for c in matches(path / "_delta_log", "*.json") if c.stem.isdigit()]
-    if is_remote(path):
-        with ThreadPoolExecutor(_COMMITS_AT_ONCE) as pool:
-            for first in range(0, len(commits), _COMMITS_AT_ONCE):
-                some = commits[first : first + _COMMITS_AT_ONCE]
-                yield from zip(_versions(some), pool.map(_text, some), strict=True)
-        return
-    yield from zip(_versions(commits), map(_text, commits), strict=True)
+    versions = (int(commit.stem) for commit in commits)
+    return zip(versions, of_each(_text, commits), strict=True)
 
 
 def _text(commit: Location) -> str:
     return commit.read_text(encoding="utf-8")
-
-
-def _versions(commits: Iterable[Location]) -> Iterator[int]:
-    return (int(commit.stem) for commit in commits)
 
 
 def _names(files: Iterable[str]) -> set[str]:

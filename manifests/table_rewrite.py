@@ -82,7 +82,7 @@ def rewrite(
     """
     wanted = pa.array(values, pa.string())
 
-    def attempt(schema: pa.Schema) -> tuple[list[str], Iterator[pa.Table]]:
+    def attempt(schema: pa.Schema, _: Mapping[str, int]) -> tuple[list[str], Iterator[pa.Table]]:
         filesystem = filesystem_of(table.table_uri)
         files = tables.live_files(table)
         held = [file for file in files if _holds(filesystem, file, column, wanted)]
@@ -107,10 +107,12 @@ def merge(table: DeltaTable, sizes: FileSizes = LARGE, *, min_files: int = 2) ->
         StorageError: A file cannot be read or written.
     """
 
-    def attempt(schema: pa.Schema) -> tuple[list[str], Iterator[pa.Table]]:
+    def attempt(
+        schema: pa.Schema, bytes_of: Mapping[str, int]
+    ) -> tuple[list[str], Iterator[pa.Table]]:
         filesystem = filesystem_of(table.table_uri)
         files = tables.live_files(table)
-        small = [file for file in files if location(file).stat().st_size < sizes.file_bytes]
+        small = [file for file in files if bytes_of[location(file).name] < sizes.file_bytes]
         small = small if len(small) >= max(2, min_files) else []
         return small, (rows for file in small for rows in _rows_of(filesystem, file, schema))
 
@@ -119,7 +121,7 @@ def merge(table: DeltaTable, sizes: FileSizes = LARGE, *, min_files: int = 2) ->
 
 def _commit(
     table: DeltaTable,
-    attempt: Callable[[pa.Schema], tuple[list[str], Iterator[pa.Table]]],
+    attempt: Callable[[pa.Schema, Mapping[str, int]], tuple[list[str], Iterator[pa.Table]]],
     sizes: FileSizes,
     *,
     metadata: Mapping[str, str],
@@ -131,9 +133,11 @@ def _commit(
         tables.refresh(table)
         may_be_named, written = False, list[tuple[str, int, int]]()
         try:
-            removed, rows = attempt(tables.schema_of(table))
+            bytes_of = tables.sizes_of(table)
+            removed, rows = attempt(tables.schema_of(table), bytes_of)
             written.extend(_write(folder, rows, tables.schema_of(table), sizes))
-            actions = list(_actions(removed, written, metadata, is_change=is_change))
+            gone = {name: bytes_of[name] for name in (location(f).name for f in removed)}
+            actions = list(_actions(gone, written, metadata, is_change=is_change))
             is_done = len(actions) == 1
             if not is_done:
                 may_be_named = True  # when no answer comes, nobody knows
@@ -267,7 +271,7 @@ def _new_file(path: Location) -> Iterator[Path]:
 
 
 def _actions(
-    removed: Sequence[str],
+    removed: Mapping[str, int],
     added: Sequence[tuple[str, int, int]],
     metadata: Mapping[str, str],
     *,
@@ -283,15 +287,15 @@ def _actions(
         "engineInfo": "egodojo",
     }
     yield {"commitInfo": {**info, **named}}
-    for file in removed:
+    for name, size in removed.items():
         yield {
             "remove": {
-                "path": location(file).name,
+                "path": name,
                 "deletionTimestamp": now_ms,
                 "dataChange": is_change,
                 "extendedFileMetadata": True,
                 "partitionValues": {},
-                "size": location(file).stat().st_size,
+                "size": size,
             }
         }
     for name, size, num_rows in added:

@@ -13,7 +13,6 @@ import secrets
 import shutil
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +33,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from . import object_store
 from .errors import DatasetError, StorageError
 from .locations import Location, ObjectPath, is_remote, location
+from .storage import of_each
 from .table_files import filesystem_of
 
 _METADATA_PREFIX = "egodojo."
@@ -46,7 +46,6 @@ _NUM_ATTEMPTS = 20
 # Names one attempt to commit, so that a commit whose answer was lost is known again.
 _ATTEMPT_KEY = "egodojo_attempt"
 _NUM_UNANSWERED = 4
-_COMMITS_AT_ONCE = 16
 _SPARE_BYTES = 128 << 10
 # Ids of clips never repeat in a table: a dictionary of them would be made for nothing.
 _WRITER = WriterProperties(
@@ -250,6 +249,13 @@ def live_files(table: DeltaTable) -> list[str]:
     return sorted(unquote(uri).removeprefix("file://") for uri in table.file_uris())
 
 
+def sizes_of(table: DeltaTable) -> dict[str, int]:
+    """Bytes of the live files by name, as the log has them: no file is asked."""
+    actions = pa.table(table.get_add_actions(flatten=True)).select(["path", "size_bytes"])
+    names, sizes = (column.to_pylist() for column in actions.columns)
+    return dict(zip(map(unquote, names), sizes, strict=True))
+
+
 def schema_of(table: DeltaTable) -> pa.Schema:
     """The table's full schema."""
     return pa.schema(table.schema().to_arrow())
@@ -283,12 +289,7 @@ def _commits(path: Location, version: int) -> Iterator[dict[str, Any]]:
     """What each commit says of itself, newest first; of objects several are asked for at once."""
     log = path / "_delta_log"
     commits = [log / f"{number:020d}.json" for number in range(version, -1, -1)]
-    if not is_remote(path):
-        yield from map(_commit_info, commits)
-        return
-    with ThreadPoolExecutor(_COMMITS_AT_ONCE) as pool:
-        for first in range(0, len(commits), _COMMITS_AT_ONCE):
-            yield from pool.map(_commit_info, commits[first : first + _COMMITS_AT_ONCE])
+    return of_each(_commit_info, commits)
 
 
 def _commit_info(commit: Location) -> dict[str, Any]:

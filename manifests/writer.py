@@ -163,10 +163,12 @@ class Writer:
     def _merge(self, name: str, sizes: FileSizes, *, min_files: int) -> None:
         with self.commit(name) as table:
             tables.check_unchanged(table)
+            before = table.version()
             merge(table, sizes, min_files=min_files)
+            if table.version() == before:
+                return
             # What an open table knows of its log grows with every commit: it is opened anew.
-            path = self._dataset.path / "catalog" / name
-            opened = tables.open_table(path, table.version())
+            opened = tables.open_table(tables.folder_of(table), table.version())
         self._dataset._tables[name] = opened
 
     def _append(self, name: str, batch: Sequence[Row] | pa.Table) -> None:
