@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -52,13 +54,29 @@ def is_lead() -> bool:
 
 
 def _as_torchrun_rank(fn: Callable[[], Any], *, use_gpu: bool) -> Any:
+    # Imported once there is a group, as DDP does, its default arguments would keep that group.
+    import torch.distributed.nn.functional
+
     if use_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("nccl" if use_gpu else "gloo")
     try:
         return fn()
     finally:
-        dist.destroy_process_group()
+        _leave_group(use_gpu=use_gpu)
+
+
+def _leave_group(*, use_gpu: bool) -> None:
+    """Leave the process group, its threads with it.
+
+    A gloo thread that lets go of a tensor while the interpreter ends aborts the process. With its
+    last reference the group ends its threads; caches of sharded tensors keep one, so that those
+    threads are given the time to let go.
+    """
+    gc.collect()
+    dist.destroy_process_group()
+    if not use_gpu:
+        time.sleep(0.2)
 
 
 def _on_ray(fn: Callable[[], Any], num_workers: int, *, use_gpu: bool) -> None:

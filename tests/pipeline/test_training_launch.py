@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -19,6 +20,8 @@ from pipeline.training.launch import launch
 from pipeline.training.loop import LoopConfig, fit
 from pipeline.training.metrics import read_metrics
 from pipeline.training.ranks import rank, world_size
+
+ROOT = Path(__file__).parents[2]
 
 
 class Line:
@@ -73,15 +76,18 @@ def test_no_worker_is_refused() -> None:
         launch(lambda: None, 0)
 
 
-def test_torchrun_rank_joins_and_leaves_its_group(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def only_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process, and those it starts, are the only rank of torchrun."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     for name, value in {"RANK": 0, "WORLD_SIZE": 1, "MASTER_PORT": port}.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+
+
+def test_torchrun_rank_joins_and_leaves_its_group(tmp_path: Path, only_rank: None) -> None:
 
     def work() -> list[float]:
         assert dist.is_initialized()
@@ -90,6 +96,40 @@ def test_torchrun_rank_joins_and_leaves_its_group(
     assert launch(work, use_gpu=False) == losses(tmp_path / "group")
     assert not dist.is_initialized()
     assert losses(tmp_path / "group") == train(tmp_path / "plain")
+
+
+LEAVING = """
+from pathlib import Path
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.training.launch import launch
+
+
+def threads():
+    return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+
+
+def work():
+    DistributedDataParallel(torch.nn.Linear(2, 1))(torch.ones(3, 2)).sum().backward()
+    print("inside:", *threads())
+
+
+launch(work, use_gpu=False)
+print("after:", *threads())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are read from /proc")
+def test_no_thread_of_a_group_outlives_it(only_rank: None) -> None:
+    """One that lets go of a tensor while the interpreter ends would abort the process."""
+    script = [sys.executable, "-c", LEAVING]
+    done = subprocess.run(script, capture_output=True, text=True, check=True, cwd=ROOT)
+    inside, after = done.stdout.splitlines()
+    assert "pt_gloo_runloop" in inside
+    assert "gloo" not in after
 
 
 @pytest.mark.ray
