@@ -51,7 +51,7 @@ class FileSizes:
     group_bytes: int
 
 
-LARGE = FileSizes(file_bytes=100 << 20, group_bytes=16 << 20)
+LARGE = FileSizes(file_bytes=100 << 20, group_bytes=4 << 20)
 
 
 def rewrite(
