@@ -52,8 +52,8 @@ from .split import IDLE, NO_SPAN, TRANSITION, Edge, PieceSplitter
 NUM_AT_ONCE = 16
 """Frames that take a step together: its code and tables are in the cache for all but the first."""
 
-PIXELS_AT_ONCE = 2**23
-"""So many decoded pixels wait for each other: 16 of 480 lines, 4 of 1080, 1 of 4K."""
+PIXELS_AT_ONCE = 2**25
+"""So many decoded pixels wait for each other, about 50 MB: 16 pictures of 1080 lines, 4 of 4K."""
 
 _NOT_IN_JSON = ("gate", "unit_id", FINGERPRINT)
 

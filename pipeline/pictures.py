@@ -29,6 +29,8 @@ from .tone import Transfer, to_sdr
 _AREA = Interpolation.AREA | Interpolation.BITEXACT
 _CACHE_LINE_BYTES = 64
 _SMALL_SIZE, _DOUBLE_SIZE, _CHROMA_SIZE = (320, 240), (640, 480), (80, 60)
+_READ_PER_PIXEL = {_SMALL_SIZE: 6, _CHROMA_SIZE: 10}
+"""Of larger pictures so many pixels are read for each of the result, if each has a row or more."""
 
 
 class PictureFormat(NamedTuple):
@@ -178,7 +180,9 @@ class FrameScaler:
         """Means over areas, luma 320x240 and chroma 80x60, or 240x320 and 60x80."""
         sizes = (_SMALL_SIZE, _CHROMA_SIZE, _CHROMA_SIZE)
         return [
-            _shrunk_from_rows(plane, size[::-1] if is_lying else size, reformatter)
+            _shrunk_from_rows(
+                plane, size[::-1] if is_lying else size, reformatter, _READ_PER_PIXEL[size]
+            )
             for plane, size, reformatter in zip(planes, sizes, self._shrink_planes, strict=True)
         ]
 
@@ -271,14 +275,21 @@ def _planes_of(frame: VideoFrame, own: _Own) -> list[NDArray[np.uint8]]:
 
 
 def _shrunk_from_rows(
-    plane: NDArray[np.uint8], size: tuple[int, int], reformatter: VideoReformatter
+    plane: NDArray[np.uint8],
+    size: tuple[int, int],
+    reformatter: VideoReformatter,
+    read_per_pixel: int,
 ) -> NDArray[np.uint8]:
     """Means over areas of rows evenly spaced, at least three for two of the result.
 
-    To read fewer rows is what saves time: memory is slower than the arithmetic. They are copied
-    side by side, because a scaler that jumps through memory takes longer.
+    Of pictures so large that more than `read_per_pixel` would be read for each pixel of the
+    result, at least one row for each. To read fewer rows is what saves time: memory is slower than
+    the arithmetic. They are copied side by side, because a scaler that jumps through memory takes
+    longer.
     """
     step = max(1, 2 * plane.shape[0] // (3 * size[1]))
+    num_most = read_per_pixel * size[0] * size[1]
+    step = min(max(step, -(-plane.size // num_most)), max(1, plane.shape[0] // size[1]))
     rows = np.ascontiguousarray(plane[step // 2 :: step])
     grey = VideoFrame.from_dlpack((rows,), "gray", rows.shape[1], rows.shape[0])
     shrunk = reformatter.reformat(grey, *size, "gray", interpolation=_AREA, threads=1)

@@ -13,10 +13,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import curation.preview
+from curation.config import CurateConfig
 from curation.curate import CurateRequest, curate, prepare
 from curation.ingest import ProbeTask, probe_inputs
 from curation.part import PartWorker, Sink
 from manifests.dataset import Dataset
+from manifests.recipe import load_recipe
 from manifests.records import Part
 from manifests.shard_index import ShardIndex
 from sides.marks import main
@@ -69,8 +71,7 @@ def no_page(dataset: Dataset) -> Path:
 
 def measured(job: dict[str, Any]) -> dict[str, Any]:
     """Cuts and all measures, without a clip being encoded."""
-    out = Path(job["out"])
-    settings = prepare(CurateRequest(inputs=(job["video"],), out=out)).settings
+    settings = CurateConfig().settings(name="bench", recipe=load_recipe("egocentric"))
     task = ProbeTask(uris=(job["video"],), source="bench", embodiment="unknown")
     (row,) = probe_inputs(task)
     worker = PartWorker(
