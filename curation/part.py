@@ -49,11 +49,11 @@ from .small import PictureReducer, SmallPicture
 from .sources.record import read_record
 from .split import IDLE, NO_SPAN, TRANSITION, Edge, PieceSplitter
 
-NUM_AT_ONCE = 16
+NUM_AT_ONCE = 32
 """Frames that take a step together: its code and tables are in the cache for all but the first."""
 
 PIXELS_AT_ONCE = 2**25
-"""So many decoded pixels wait for each other, about 50 MB: 16 pictures of 1080 lines, 4 of 4K."""
+"""So many decoded pixels wait for each other, 50 MB: 16 pictures of 1080 lines, 4 of 4K."""
 
 _NOT_IN_JSON = ("gate", "unit_id", FINGERPRINT)
 

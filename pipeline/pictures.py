@@ -27,7 +27,6 @@ from .geometry import CropBox, crop_planes, plane_cuts
 from .tone import Transfer, to_sdr
 
 _AREA = Interpolation.AREA | Interpolation.BITEXACT
-_CACHE_LINE_BYTES = 64
 _SMALL_SIZE, _DOUBLE_SIZE, _CHROMA_SIZE = (320, 240), (640, 480), (80, 60)
 _READ_PER_PIXEL = {_SMALL_SIZE: 6, _CHROMA_SIZE: 10}
 """Of larger pictures so many pixels are read for each of the result, if each has a row or more."""
@@ -261,13 +260,13 @@ def _planes(frame: VideoFrame) -> list[NDArray[Any]]:
 def _planes_of(frame: VideoFrame, own: _Own) -> list[NDArray[np.uint8]]:
     """View what is measured of a yuv420p frame's planes without copying.
 
-    Where all of it is read, a byte of every cache line of the luma is looked at first: those loads
-    wait for the memory together, which the loads of a scaler do not, and take a third off its time.
+    Where all of it is read, the largest luma is looked for first: its loads wait for the memory
+    together, which the loads of a scaler do not, and take a quarter off the time of both.
     """
     planes = frame.planes
     pixels = [np.frombuffer(memoryview(plane), np.uint8) for plane in planes]
     if not own.is_shrunk:
-        pixels[0][::_CACHE_LINE_BYTES].max()
+        pixels[0].max()
     return [
         flat.reshape(plane.height, -1)[cut]
         for flat, plane, cut in zip(pixels, planes, own.cuts, strict=True)
