@@ -245,6 +245,7 @@ class PartWorker:
                 taken.append(
                     (decoded.tick, time_s, decoded.duration, written, picture_format(decoded.frame))
                 )
+            some.clear()  # their memory is for those that are decoded next
             self._stage = "decode"
         self._stage = "measure"
         small = self._reducer.take()
