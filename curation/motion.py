@@ -2,7 +2,8 @@
 
 Camera motion is a translation found by matching the means of rows and columns (one method for all
 codecs, as good as optical flow on re-filmed photographs); what is left after that shift is residual
-motion. Rotation and parallax count as residual.
+motion. Rotation and parallax count as residual. Means of columns change when rows come and go:
+where that may have misled, columns are matched again without those rows, and rows likewise.
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from .small import BLOCK_PX, HEIGHT_PX, WIDTH_PX, SmallPicture, block_means, total_change
+from .small import (
+    BLOCK_PX,
+    HEIGHT_PX,
+    WIDTH_PX,
+    SmallPicture,
+    block_means,
+    line_means,
+    total_change,
+)
 
 MAX_SHIFT_PX = 40
 """Largest shift between two frames that is looked for, in pixels of the small picture."""
@@ -22,10 +31,14 @@ MAX_SHIFT_PX = 40
 MIN_GAIN = 0.02
 """A shift must lower the squared difference by this much, absolutely and as a share, to count."""
 
+POOR_MATCH, MIN_CROSS_SHIFT_PX = 0.1, 1.5
+"""A shift that leaves more than this share of the squared difference is looked for again, if the
+other axis is matched better and has moved by so much."""
+
 _EDGE_PX = 2 * MAX_SHIFT_PX
 _LAGS = _EDGE_PX + 1
-_AXES = ((0, WIDTH_PX - _EDGE_PX), (WIDTH_PX, HEIGHT_PX - _EDGE_PX))
-"""Where the columns and the rows begin in a profile, and how many of them are matched."""
+_AXES = (slice(0, WIDTH_PX), slice(WIDTH_PX, WIDTH_PX + HEIGHT_PX))
+"""Where the means of columns and of rows stand in a profile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +68,7 @@ def motions_of(pictures: Sequence[SmallPicture]) -> list[Motion]:
     largest = change.max(axis=1).tolist()
     unmoved = (np.add.reduce(change, axis=1) / np.float32(change.shape[1])).tolist()
     found = []
-    for index, (x, y) in enumerate(match_shifts(profiles[:-1], profiles[1:]).tolist()):
+    for index, (x, y) in enumerate(_shifts_of(pictures, profiles).tolist()):
         move, residual = (round(x), round(y)), unmoved[index]
         if move != (0, 0):
             residual = residual_change(pictures[index].luma, pictures[index + 1].blocks, *move)
@@ -63,52 +76,96 @@ def motions_of(pictures: Sequence[SmallPicture]) -> list[Motion]:
     return found
 
 
-def match_shifts(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Shifts of pictures in pixels, to the right and down, to a fraction of a pixel.
+def _shifts_of(
+    pictures: Sequence[SmallPicture], profiles: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Shifts of each picture but the first in pixels, to the right and down: (pictures - 1, 2)."""
+    found = [match(profiles[:-1, axis], profiles[1:, axis]) for axis in _AXES]
+    shifts, left = (np.stack(values, axis=1) for values in zip(*found, strict=True))
+    moves = np.rint(shifts).astype(int)
+    is_poor = (left > POOR_MATCH) & (left >= left[:, ::-1])
+    is_poor &= np.abs(shifts[:, ::-1]) >= MIN_CROSS_SHIFT_PX
+    for axis in range(len(_AXES)):
+        again = np.flatnonzero(is_poor[:, axis]).tolist()
+        if again:
+            pairs = [
+                _in_both(pictures[at].luma, pictures[at + 1].luma, moves[at, 1 - axis], axis)
+                for at in again
+            ]
+            before, after = (np.stack(means) for means in zip(*pairs, strict=True))
+            shifts[again, axis], _ = match(before, after)
+    return shifts
 
-    For the means of columns and of rows: least mean squared difference over all whole shifts up to
-    `MAX_SHIFT_PX`, then a parabola. The profiles' own means are taken out, so a change of exposure
-    is no motion; a profile without structure has shift 0.
+
+def _in_both(
+    before: NDArray[np.uint8], after: NDArray[np.uint8], move: int, axis: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Means of columns over the rows that two pictures share, or of rows over the columns.
 
     Args:
-        before, after: Profiles, (pictures, 560) each.
+        before, after: The pictures, uint8 (240, 320).
+        move: By how many pixels the rows, or the columns, have moved.
+        axis: 0 for the means of columns, 1 for those of rows.
+    """
+    size = before.shape[axis]
+    shown = slice(max(0, -move), size - max(0, move)), slice(max(0, move), size + min(0, move))
+    first, second = (
+        line_means(picture[some] if axis == 0 else picture[:, some], axis)
+        for picture, some in zip((before, after), shown, strict=True)
+    )
+    return first, second
+
+
+def match(
+    before: NDArray[np.float64], after: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Shifts of pictures along one axis in pixels, to a fraction of one.
+
+    Least mean squared difference over all whole shifts up to `MAX_SHIFT_PX`, then a parabola. The
+    means' own mean is taken out, so a change of exposure is no motion; a picture without structure
+    has shift 0.
+
+    Args:
+        before, after: Means of columns or of rows: (pictures, places) each.
 
     Returns:
-        (pictures, 2).
+        The shifts, to the right or down, and the share of the squared difference that is left:
+        (pictures,) each.
     """
     count, length = before.shape
+    size = length - _EDGE_PX
     sums = np.zeros((2, count, length + 1))
     np.cumsum(before, axis=1, out=sums[0, :, 1:])
     np.cumsum(before * before, axis=1, out=sums[1, :, 1:])
-    costs = np.empty((count, len(_AXES), _LAGS))
-    for axis, (start, size) in enumerate(_AXES):
-        stop = start + size
-        totals, squares = sums[:, :, stop : stop + _LAGS] - sums[:, :, start : start + _LAGS]
-        core = after[:, start + MAX_SHIFT_PX : stop + MAX_SHIFT_PX]
-        core = core - np.add.reduce(core, axis=1, keepdims=True) / size
-        squares += np.add.reduce(core * core, axis=1, keepdims=True)
-        core *= 2
-        windows = sliding_window_view(before[:, start : stop + _EDGE_PX], size, axis=1)
-        squares -= np.vecdot(windows, core[:, None])
-        totals *= totals
-        totals /= size
-        np.subtract(squares, totals, out=costs[:, axis])
-        costs[:, axis] /= size
-    return _lowest(costs.reshape(-1, _LAGS)).reshape(count, len(_AXES))
+    totals, costs = sums[:, :, size:] - sums[:, :, :_LAGS]
+    core = after[:, MAX_SHIFT_PX : MAX_SHIFT_PX + size]
+    core = core - np.add.reduce(core, axis=1, keepdims=True) / size
+    costs += np.add.reduce(core * core, axis=1, keepdims=True)
+    core *= 2
+    costs -= np.vecdot(sliding_window_view(before, size, axis=1), core[:, None])
+    totals *= totals
+    totals /= size
+    costs -= totals
+    costs /= size
+    return _lowest(costs)
 
 
-def _lowest(costs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The shift of least cost in each row; costs go from the largest shift to the smallest."""
+def _lowest(costs: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The shift of least cost in each row, and its share of the cost without any.
+
+    Costs go from the largest shift to the smallest.
+    """
     rows = np.arange(len(costs))
     best = costs.argmin(axis=1)
     unmoved = costs[:, MAX_SHIFT_PX]
+    left = costs[rows, best] / np.maximum(unmoved, 1e-9)
     best[unmoved - costs[rows, best] < MIN_GAIN + MIN_GAIN * unmoved] = MAX_SHIFT_PX
     inner = np.clip(best, 1, _LAGS - 2)
-    left, middle, right = (costs[rows, inner + step] for step in (-1, 0, 1))
-    bend = left - 2 * middle + right
-    is_valley = (inner == best) & (bend > 1e-9) & (middle <= np.minimum(left, right))
-    fraction = np.where(is_valley, (left - right) / (2 * np.where(is_valley, bend, 1.0)), 0.0)
-    return np.asarray(MAX_SHIFT_PX - best - fraction, np.float64)
+    below, middle, above = (costs[rows, inner + step] for step in (-1, 0, 1))
+    bend = below - 2 * middle + above
+    is_valley = (inner == best) & (bend > 1e-9) & (middle <= np.minimum(below, above))
+    fraction = np.where(is_valley, (below - above) / (2 * np.where(is_valley, bend, 1.0)), 0.0)
+    return MAX_SHIFT_PX - best - fraction, left
 
 
 def residual_change(

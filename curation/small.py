@@ -156,6 +156,21 @@ def block_means(luma: NDArray[np.uint8]) -> NDArray[np.float32]:
 Numbers = NDArray[np.uint8] | NDArray[np.float32]
 
 
+def line_means(picture: NDArray[np.uint8], axis: int) -> NDArray[np.float64]:
+    """Means of the columns of a picture (axis 0), or of its rows (axis 1)."""
+    sums = cv2.reduce(picture, axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S)
+    means: NDArray[np.float64] = sums.ravel() / picture.shape[axis]
+    return means
+
+
+def coarse_means(cells: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Means over 4x4 cells of a (3, 60, 80) cell picture, flat, float32 (900,); exact."""
+    rows, columns = cells.shape[1:]
+    planes = cells.reshape(-1, columns).astype(np.float32)
+    size = columns // 4, len(cells) * rows // 4
+    return cv2.resize(planes, size, interpolation=cv2.INTER_AREA).ravel()  # type: ignore[return-value]
+
+
 def total_change(before: Numbers, after: Numbers) -> float:
     """Sum of the absolute differences of two arrays of two dimensions."""
     return cv2.norm(before, after, cv2.NORM_L1)

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from .small import coarse_means
 
 SAMPLES_PER_S = 10
 """Pictures a second that are compared; faster video is thinned."""
@@ -121,7 +122,7 @@ class TransitionDetector:
         if slot == self._slot and not is_cut:
             return found
         self._slot = slot
-        self._hold(coarse(cells), time_s)
+        self._hold(coarse_means(cells), time_s)
         self._lumas.append(cells[0])
         window = self._best_window()
         if window is not None:
@@ -287,12 +288,3 @@ def _best_shift(before: NDArray[np.float64], after: NDArray[np.float64], limit: 
 def _overlap(picture: NDArray[np.int16], rows: int, columns: int) -> NDArray[np.int16]:
     height, width = picture.shape
     return picture[max(0, rows) : height + min(0, rows), max(0, columns) : width + min(0, columns)]
-
-
-def coarse(cells: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Means over 4x4 cells of a (3, 60, 80) cell picture, flat, float32 (900,)."""
-    rows, columns = cells.shape[1:]
-    planes = cells.reshape(-1, columns).astype(np.float32)
-    size = columns // 4, len(cells) * rows // 4
-    means: NDArray[np.float32] = cv2.resize(planes, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    return means.ravel()

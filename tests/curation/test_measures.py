@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -86,6 +87,17 @@ def test_measures_stay_in_the_range_that_is_documented(seed: int) -> None:
     for name, value in measure(pictures, fps=float(rng.choice([1, 10, 60]))).items():
         high = MEASURES[name].high
         assert math.isnan(value) or 0 <= value <= (math.inf if high is None else high), name
+
+
+@pytest.mark.parametrize("seed", [1, 3, 10, 25])
+def test_rows_that_come_and_go_move_no_columns_of_a_smooth_picture(seed: int) -> None:
+    coarse = np.random.default_rng(seed).integers(30, 220, (4, 5)).astype(np.float32)
+    big = cv2.resize(coarse, (400, 320), interpolation=cv2.INTER_CUBIC).clip(16, 235)
+    before, after = (view(big.astype(np.uint8), 40, y) for y in (40, 46))
+    assert shift(before, after) == pytest.approx((0, -6), abs=0.05)
+    big = cv2.resize(coarse.T, (400, 320), interpolation=cv2.INTER_CUBIC).clip(16, 235)
+    before, after = (view(big.astype(np.uint8), x, 40) for x in (40, 46))
+    assert shift(before, after) == pytest.approx((-6, 0), abs=0.05)
 
 
 def test_an_empty_or_single_frame_clip_has_null_not_nan() -> None:
