@@ -22,6 +22,7 @@ from .small import (
     SmallPicture,
     block_means,
     line_means,
+    overlap,
     total_change,
 )
 
@@ -107,13 +108,9 @@ def _in_both(
         move: By how many pixels the rows, or the columns, have moved.
         axis: 0 for the means of columns, 1 for those of rows.
     """
-    size = before.shape[axis]
-    shown = slice(max(0, -move), size - max(0, move)), slice(max(0, move), size + min(0, move))
-    first, second = (
-        line_means(picture[some] if axis == 0 else picture[:, some], axis)
-        for picture, some in zip((before, after), shown, strict=True)
-    )
-    return first, second
+    shift = (move, 0) if axis == 0 else (0, move)
+    parts = overlap(before, *(-moved for moved in shift)), overlap(after, *shift)
+    return line_means(parts[0], axis), line_means(parts[1], axis)
 
 
 def match(

@@ -156,6 +156,15 @@ def block_means(luma: NDArray[np.uint8]) -> NDArray[np.float32]:
 Numbers = NDArray[np.uint8] | NDArray[np.float32]
 
 
+def overlap(picture: NDArray[Any], rows: int, columns: int) -> NDArray[Any]:
+    """What a picture that moved so far down and to the right still shares with the one before.
+
+    That one gives its share with both numbers negated.
+    """
+    height, width = picture.shape
+    return picture[max(0, rows) : height + min(0, rows), max(0, columns) : width + min(0, columns)]
+
+
 def line_means(picture: NDArray[np.uint8], axis: int) -> NDArray[np.float64]:
     """Means of the columns of a picture (axis 0), or of its rows (axis 1)."""
     sums = cv2.reduce(picture, axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S)

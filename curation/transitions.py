@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from .small import coarse_means
+from .small import coarse_means, overlap
 
 SAMPLES_PER_S = 10
 """Pictures a second that are compared; faster video is thinned."""
@@ -266,7 +266,7 @@ def left_after_shift(lumas: Sequence[NDArray[np.uint8]]) -> float:
         columns = _best_shift(before.mean(axis=0), after.mean(axis=0), MAX_SHIFT[1])
         there = float(np.abs(after - before).mean())
         moved = [
-            float(np.abs(_overlap(after, *shift) - _overlap(before, *(-s for s in shift))).mean())
+            float(np.abs(overlap(after, *shift) - overlap(before, *(-s for s in shift))).mean())
             for shift in ((rows, 0), (0, columns), (rows, columns))
         ]
         plain += there
@@ -283,8 +283,3 @@ def _best_shift(before: NDArray[np.float64], after: NDArray[np.float64], limit: 
         difference = (ahead - ahead.mean()) - (behind - behind.mean())
         costs.append(float(difference @ difference) / len(difference))
     return int(np.argmin(costs)) - limit
-
-
-def _overlap(picture: NDArray[np.int16], rows: int, columns: int) -> NDArray[np.int16]:
-    height, width = picture.shape
-    return picture[max(0, rows) : height + min(0, rows), max(0, columns) : width + min(0, columns)]

@@ -286,9 +286,9 @@ def _shrunk_from_rows(
     the arithmetic. They are copied side by side, because a scaler that jumps through memory takes
     longer.
     """
-    step = max(1, 2 * plane.shape[0] // (3 * size[1]))
     num_most = read_per_pixel * size[0] * size[1]
-    step = min(max(step, -(-plane.size // num_most)), max(1, plane.shape[0] // size[1]))
+    step = max(2 * plane.shape[0] // (3 * size[1]), -(-plane.size // num_most))
+    step = min(step, max(1, plane.shape[0] // size[1]))
     rows = np.ascontiguousarray(plane[step // 2 :: step])
     grey = VideoFrame.from_dlpack((rows,), "gray", rows.shape[1], rows.shape[0])
     shrunk = reformatter.reformat(grey, *size, "gray", interpolation=_AREA, threads=1)

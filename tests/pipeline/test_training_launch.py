@@ -88,7 +88,6 @@ def only_rank(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_torchrun_rank_joins_and_leaves_its_group(tmp_path: Path, only_rank: None) -> None:
-
     def work() -> list[float]:
         assert dist.is_initialized()
         return train(tmp_path / "group")
