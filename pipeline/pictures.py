@@ -76,7 +76,7 @@ class FrameScaler:
         self._width, self._height = self._size = width, height
         self._convert, self._scale, self._shrink = (VideoReformatter() for _ in range(3))
         self._deepen, self._flatten = VideoReformatter(), VideoReformatter()
-        self._shrink_planes = [VideoReformatter() for _ in range(3)]
+        self._shrink_luma, self._shrink_chroma = VideoReformatter(), VideoReformatter()
         self._aspect = Fraction(width, height)
         self._box_of: dict[tuple[int, int], CropBox] = {}
         self._own_of: dict[tuple[PictureFormat, int], _Own | None] = {}
@@ -177,13 +177,15 @@ class FrameScaler:
         self, planes: Sequence[NDArray[np.uint8]], *, is_lying: bool
     ) -> list[NDArray[np.uint8]]:
         """Means over areas, luma 320x240 and chroma 80x60, or 240x320 and 60x80."""
-        sizes = (_SMALL_SIZE, _CHROMA_SIZE, _CHROMA_SIZE)
-        return [
-            _shrunk_from_rows(
-                plane, size[::-1] if is_lying else size, reformatter, _READ_PER_PIXEL[size]
-            )
-            for plane, size, reformatter in zip(planes, sizes, self._shrink_planes, strict=True)
-        ]
+        luma, *chroma = planes
+        width, height = _SMALL_SIZE[::-1] if is_lying else _SMALL_SIZE
+        rows = _rows_read(luma, height, _READ_PER_PIXEL[_SMALL_SIZE] * width)
+        small = _area_means(np.ascontiguousarray(rows), width, height, self._shrink_luma)
+        width, height = _CHROMA_SIZE[::-1] if is_lying else _CHROMA_SIZE
+        read_per_row = _READ_PER_PIXEL[_CHROMA_SIZE] * width
+        both = np.concatenate([_rows_read(plane, height, read_per_row) for plane in chroma])
+        two = _area_means(both, width, 2 * height, self._shrink_chroma)
+        return [small, two[:height], two[height:]]
 
     def _box(self, width: int, height: int) -> CropBox:
         """The part of a stored picture of this size that is written."""
@@ -273,28 +275,28 @@ def _planes_of(frame: VideoFrame, own: _Own) -> list[NDArray[np.uint8]]:
     ]
 
 
-def _shrunk_from_rows(
-    plane: NDArray[np.uint8],
-    size: tuple[int, int],
-    reformatter: VideoReformatter,
-    read_per_pixel: int,
-) -> NDArray[np.uint8]:
-    """Means over areas of rows evenly spaced, at least three for two of the result.
+def _rows_read(plane: NDArray[np.uint8], num_rows: int, read_per_row: int) -> NDArray[np.uint8]:
+    """View evenly spaced rows of a picture, at least three for two of the `num_rows` of the result.
 
-    Of pictures so large that more than `read_per_pixel` would be read for each pixel of the
-    result, at least one row for each. To read fewer rows is what saves time: memory is slower than
-    the arithmetic. They are copied side by side, because a scaler that jumps through memory takes
-    longer.
+    Of pictures so large that more than `read_per_row` pixels would be read for each of them: fewer
+    rows, but one for each or more. To read fewer is what saves time: memory is slower than the
+    arithmetic.
     """
-    num_most = read_per_pixel * size[0] * size[1]
-    step = max(2 * plane.shape[0] // (3 * size[1]), -(-plane.size // num_most))
-    step = min(step, max(1, plane.shape[0] // size[1]))
-    rows = np.ascontiguousarray(plane[step // 2 :: step])
+    height = plane.shape[0]
+    step = max(2 * height // (3 * num_rows), -(-plane.size // (read_per_row * num_rows)))
+    step = min(step, max(1, height // num_rows))
+    return plane[step // 2 :: step]
+
+
+def _area_means(
+    rows: NDArray[np.uint8], width: int, height: int, reformatter: VideoReformatter
+) -> NDArray[np.uint8]:
+    """Shrink rows that lie side by side to a size; a scaler that jumps through memory is slower."""
     grey = VideoFrame.from_dlpack((rows,), "gray", rows.shape[1], rows.shape[0])
-    shrunk = reformatter.reformat(grey, *size, "gray", interpolation=_AREA, threads=1)
-    (shrunk_plane,) = shrunk.planes
-    pixels = np.frombuffer(memoryview(shrunk_plane), np.uint8).reshape(shrunk_plane.height, -1)
-    return pixels[:, : shrunk_plane.width]
+    shrunk = reformatter.reformat(grey, width, height, "gray", interpolation=_AREA, threads=1)
+    (plane,) = shrunk.planes
+    pixels = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1)
+    return pixels[:, : plane.width]
 
 
 def _from_planes(planes: Sequence[NDArray[Any]]) -> VideoFrame:
