@@ -12,7 +12,7 @@ clip, and may grow by 1 kB a clip. A file costs the driver 1 kB.
 
 Found: without merging the tables' files, each commit cost 0.1 ms and 0.1 MB more than the one
 before, for ever; with it, memory grows over the first hundred commits (the log of a table that is
-open, memory that delta-rs keeps) and then no more. See docs/benchmarks.md.
+open, memory that delta-rs keeps unless told not to) and then no more. See docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from typing import Any
 
 import numpy as np
 from common import arguments, own_peak_mb, report
+
+from manifests.cli import LEAN_MEMORY
 
 SIZES = (100, 1_000, 10_000, 100_000)
 CLIPS_PER_UNIT = 200
@@ -212,8 +214,7 @@ def measure(*words: str) -> dict[str, Any]:
     """Run one size in a process of its own."""
     env = {
         **os.environ,
-        "ARROW_DEFAULT_MEMORY_POOL": "system",
-        "TOKIO_WORKER_THREADS": "1",
+        **LEAN_MEMORY,
         "PYTHONPATH": str(Path(__file__).parent),  # workers of Ray import this file
     }
     with tempfile.TemporaryDirectory(prefix="egodojo-driver-") as folder:
