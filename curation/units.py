@@ -1,15 +1,15 @@
 """Runs the units of the plan that have no result yet, and commits each as it finishes.
 
-A unit that killed its worker or ran past its limit twice is taken apart: each part is tried in a
-process of its own, those that kill it are recorded as quarantined, the others are written.
+Units that killed their worker or ran past their limit twice are taken apart when all others are
+done (`curation.quarantine`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from manifests.dataset import Dataset
 from manifests.embodiment import load_embodiment
 from manifests.errors import ConfigError, EgodojoError
 from manifests.planned import PlannedUnits
-from manifests.records import NOTE_STAGES, WORKER_DIED_STAGE, PlannedUnit, UnitProblem
+from manifests.records import NOTE_STAGES, PlannedUnit
 from manifests.writer import Writer
 from pipeline.outcome import Outcome
 from pipeline.progress import Progress
@@ -25,6 +25,7 @@ from pipeline.runner import Engine, run_isolated, run_units
 
 from .config import CurateConfig
 from .planning import VideoRows, by_declared_pixels
+from .quarantine import LOST, Outcomes, taken_apart
 from .task import UnitResult, UnitTask
 from .work import curate_unit
 
@@ -86,30 +87,11 @@ class _Units:
     raised: list[tuple[int, str]] = field(default_factory=list)
 
     def work(self, pending: PlannedUnits, bar: Progress) -> None:
-        config, doomed = self.run.config, list[Outcome[UnitTask]]()
-        limit_s = partial(time_limit_s, self.run)
-        outcomes = run_units(
-            self.run.work,
-            self._tasks(pending),
-            engine=self.run.engine,
-            slots=config.slots,
-            attempts=config.attempts,
-            timeout_s=limit_s,
-            num_cpus=config.cpus_per_unit,
-            num_gpus=config.gpus_per_unit if config.decode == "cuda" else 0.0,
-        )
-        with closing(outcomes):  # when a commit fails, attempts end before Ray does
+        # closing: when a commit fails, attempts end before Ray does
+        with closing(self._outcomes(pending)) as outcomes:
             for outcome in outcomes:
-                if outcome.kind in ("died", "timeout"):
-                    doomed.append(outcome)
-                    continue
                 self._settle(outcome)
                 bar.advance(note=f"{len(self.raised)} not finished" if self.raised else None)
-        for outcome in doomed:
-            log.warning("unit %d: %s; trying its parts", outcome.unit.unit.number, outcome.error)
-            task = outcome.unit
-            self._settle(quarantine(task, timeout_s=limit_s(task), work=self.run.work))
-            bar.advance()
 
     def check(self) -> None:
         """Raise when units are left."""
@@ -130,6 +112,43 @@ class _Units:
                 return
             self.num_begun += 1
             yield make_task(self.run, unit, self.videos)
+
+    def _outcomes(self, pending: PlannedUnits) -> Outcomes:
+        """One per unit; at the end those of units that had to be taken apart."""
+        lost: list[UnitTask] = []
+        with closing(self._attempt(self._tasks(pending), self.run.config.attempts)) as outcomes:
+            for outcome in outcomes:
+                if outcome.kind in LOST:
+                    number = outcome.unit.unit.number
+                    log.warning("unit %d: %s; its parts are tried later", number, outcome.error)
+                    lost.append(outcome.unit)
+                else:
+                    yield outcome
+        limit_s = partial(time_limit_s, self.run)
+        yield from taken_apart(
+            lost, work=self.run.work, attempt=self._attempt_once, limit_s=limit_s
+        )
+
+    def _attempt(self, tasks: Iterable[UnitTask], attempts: int) -> Outcomes:
+        config = self.run.config
+        return run_units(
+            self.run.work,
+            tasks,
+            engine=self.run.engine,
+            slots=config.slots,
+            attempts=attempts,
+            timeout_s=partial(time_limit_s, self.run),
+            num_cpus=config.cpus_per_unit,
+            num_gpus=config.gpus_per_unit if config.decode == "cuda" else 0.0,
+        )
+
+    def _attempt_once(self, tasks: Iterable[UnitTask]) -> Outcomes:
+        """Never in this process, which would die with the task."""
+        if self.run.engine != "inline":
+            yield from self._attempt(tasks, 1)
+            return
+        for task in tasks:
+            yield run_isolated(self.run.work, task, time_limit_s(self.run, task))
 
     def _settle(self, outcome: Outcome[UnitTask]) -> None:
         number = outcome.unit.unit.number
@@ -176,25 +195,6 @@ def make_task(run: UnitRun, unit: PlannedUnit, videos: Mapping[str, dict[str, An
     )
 
 
-def quarantine(task: UnitTask, *, timeout_s: float, work: Work = curate_unit) -> Outcome[UnitTask]:
-    """Find the parts of a unit that kill their process; the unit's outcome without them."""
-    positions = range(len(task.unit.parts))
-    dead: dict[int, UnitProblem] = {}
-    for position in positions:
-        others = {other: _dead(task, other, "not tried") for other in positions}
-        del others[position]
-        trial = replace(task, dead_parts=others, writes_shard=False)
-        outcome = run_isolated(work, trial, timeout_s)
-        if outcome.kind in ("died", "timeout"):
-            dead[position] = _dead(task, position, outcome.error)
-    if len(dead) < len(positions):
-        whole = run_isolated(work, replace(task, dead_parts=dead), timeout_s)
-        if whole.kind in ("ok", "raised"):
-            return replace(whole, unit=task)
-        dead = {position: _dead(task, position, whole.error) for position in positions}
-    return Outcome(unit=task, result=work(replace(task, dead_parts=dead)))
-
-
 def action_columns(names: Collection[str], given: str | None) -> dict[str, tuple[str, ...]]:
     """Action columns of the embodiments named; `given` may be a YAML file of one's own."""
     columns: dict[str, tuple[str, ...]] = {}
@@ -219,11 +219,3 @@ def _timing(outcome: Outcome[UnitTask]) -> dict[str, Any]:
         "attempts": outcome.attempts,
         "num_clips": 0 if outcome.result is None else len(outcome.result.clips),
     }
-
-
-def _dead(task: UnitTask, position: int, error: str | None) -> UnitProblem:
-    return UnitProblem(
-        video_id=task.unit.parts[position].video_id,
-        stage=WORKER_DIED_STAGE,
-        error=error or "its process died",
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from footage import SMALL
+from ray import cloudpickle
 
 from curation import units
 from curation.config import CurateConfig
@@ -19,7 +21,7 @@ from curation.curate import CurateRequest, prepare
 from curation.ingest import ProbeTask, probe_inputs
 from curation.planning import VideoRows, plan_units, select_videos
 from curation.task import UnitResult, UnitTask
-from curation.units import UnitRun, finish_units, make_task, quarantine, time_limit_s
+from curation.units import UnitRun, finish_units, make_task, time_limit_s
 from curation.work import curate_unit
 from manifests import tables
 from manifests.dataset import Dataset
@@ -37,6 +39,18 @@ def deadly(task: UnitTask) -> UnitResult:
         if position not in task.dead_parts and part.uri.endswith("deadly.mp4"):
             os.kill(os.getpid(), signal.SIGKILL)
     return curate_unit(task)
+
+
+def deadly_together(task: UnitTask) -> UnitResult:
+    """Dies on two parts, not on one."""
+    if len(task.unit.parts) - len(task.dead_parts) > 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return curate_unit(task)
+
+
+def dying(work: Any, tasks: Iterable[UnitTask], **options: Any) -> Iterator[Outcome[UnitTask]]:
+    """In the place of `run_units`: every process dies."""
+    yield from (Outcome(unit=task, kind="died", error="its process died") for task in tasks)
 
 
 def very_full_disk(task: UnitTask) -> UnitResult:
@@ -58,6 +72,7 @@ def planned(tmp_path: Path, names: list[str], *, unit_len_s: float) -> tuple[Dat
     folder = tmp_path / "in"
     folder.mkdir()
     for seed, name in enumerate(names):
+        (folder / name).parent.mkdir(exist_ok=True)
         make_video(folder / name, num_frames=20, seed=seed, **SMALL)
     request = CurateRequest(
         inputs=(str(folder),),
@@ -112,10 +127,6 @@ def test_the_part_that_kills_its_process_is_quarantined_and_the_others_are_writt
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset, prepared = planned(tmp_path, ["deadly.mp4", "good.mp4"], unit_len_s=60)
-
-    def dying(work: Any, tasks: Iterable[UnitTask], **options: Any) -> Iterator[Outcome[UnitTask]]:
-        yield from (Outcome(unit=task, kind="died", error="its process died") for task in tasks)
-
     monkeypatch.setattr(units, "run_units", dying)
     with dataset.writer("test") as writer:
         fill_plan(dataset, writer, prepared.inputs.uris)
@@ -130,17 +141,72 @@ def test_the_part_that_kills_its_process_is_quarantined_and_the_others_are_writt
     assert validate(dataset) == []
 
 
-def test_a_unit_of_which_no_part_survives_is_quarantined(tmp_path: Path) -> None:
+def test_a_unit_of_which_no_part_survives_is_quarantined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dataset, prepared = planned(tmp_path, ["deadly.mp4"], unit_len_s=60)
+    monkeypatch.setattr(units, "run_units", dying)
     with dataset.writer("test") as writer:
         fill_plan(dataset, writer, prepared.inputs.uris)
-        task = only_task(dataset, writer)
-        outcome = quarantine(task, timeout_s=60, work=deadly)
-        assert outcome.result is not None
-        assert outcome.result.unit["state"] == "quarantined"
-        writer.commit_units([(outcome.result.unit, outcome.result.clips)])
+        assert finish_units(unit_run(dataset, writer, work=deadly)) == 1
+    (unit,) = dataset.table("units").to_pylist()
+    assert unit["state"] == "quarantined"
     assert file_states(dataset) == {"deadly.mp4": ("quarantined", "worker_died")}
     assert list((tmp_path / "ds" / "shards").iterdir()) == []
+
+
+@pytest.fixture
+def known_to_workers() -> Iterator[None]:
+    """Functions of this file travel to Ray's workers as code: they cannot import it."""
+    module = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
+    yield
+    cloudpickle.unregister_pickle_by_value(module)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.usefixtures("ray_session", "known_to_workers")
+def test_on_ray_the_parts_of_all_lost_units_are_tried_together(tmp_path: Path) -> None:
+    names = ["a.mp4", "b/deadly.mp4", "c.mp4", "d/deadly.mp4"]
+    dataset, prepared = planned(tmp_path, names, unit_len_s=3)
+    with dataset.writer("test") as writer:
+        fill_plan(dataset, writer, prepared.inputs.uris)
+        assert [len(unit.parts) for unit in dataset.pending_units()] == [2, 2]
+        run = replace(unit_run(dataset, writer, work=deadly), engine="ray")
+        assert finish_units(run) == 2
+    assert [unit["state"] for unit in dataset.table("units").to_pylist()] == ["done", "done"]
+    assert file_states(dataset) == {
+        "a.mp4": ("processed", None),
+        "c.mp4": ("processed", None),
+        "deadly.mp4": ("quarantined", "worker_died"),
+    }
+    assert validate(dataset) == []
+
+
+def test_a_part_that_dies_only_beside_others_is_not_quarantined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory may be short for so many at a time: what died is tried once more alone."""
+    dataset, prepared = planned(tmp_path, ["a.mp4", "b.mp4"], unit_len_s=60)
+    monkeypatch.setattr(units, "run_units", dying)
+    with dataset.writer("test") as writer:
+        fill_plan(dataset, writer, prepared.inputs.uris)
+        assert finish_units(replace(unit_run(dataset, writer), engine="ray")) == 1
+    assert file_states(dataset) == {"a.mp4": ("processed", None), "b.mp4": ("processed", None)}
+    assert validate(dataset) == []
+
+
+def test_parts_that_die_only_together_are_quarantined_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, prepared = planned(tmp_path, ["a.mp4", "b.mp4"], unit_len_s=60)
+    monkeypatch.setattr(units, "run_units", dying)
+    with dataset.writer("test") as writer:
+        fill_plan(dataset, writer, prepared.inputs.uris)
+        assert finish_units(unit_run(dataset, writer, work=deadly_together)) == 1
+    states = file_states(dataset)
+    assert states == dict.fromkeys(("a.mp4", "b.mp4"), ("quarantined", "worker_died"))
+    (unit,) = dataset.table("units").to_pylist()
+    assert "SIGKILL" in unit["problems"][1]["error"]
 
 
 def test_a_unit_that_cannot_be_written_stays_pending_and_a_rerun_finishes_it(
