@@ -109,11 +109,12 @@ def plan(dataset: Any, writer: Any, rows: list[dict[str, Any]] | None, unit_len_
     """Plan what is in `videos` as `curate` does; how many units are pending then."""
     import pyarrow as pa
 
-    from curation.planning import plan_units, select_videos
+    from curation.planning import places_to_plan, plan_units
     from manifests.rows import rows_of
 
     if rows is None:
-        rows = rows_of(select_videos(dataset.table("videos"), pa.array([], pa.string())))
+        videos = dataset.table("videos").combine_chunks()
+        rows = rows_of(videos, places_to_plan(videos, pa.array([], pa.string())))
     units = plan_units(
         rows,
         unit_len_s=unit_len_s,

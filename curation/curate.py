@@ -51,7 +51,7 @@ from .ingest import (
     probe_inputs,
     was_unread,
 )
-from .planning import places_of, plan_units, select_videos
+from .planning import places_of, places_to_plan, plan_units
 from .reading import edges_of
 from .run_record import RunRecord
 from .sources.find import check_columns
@@ -369,12 +369,13 @@ class _Curation:
         """Plan every readable video that is in no plan row yet, in one commit."""
         query = "SELECT DISTINCT part.video_id FROM (SELECT unnest(parts) AS part FROM plan)"
         planned = self._dataset.sql(query)["video_id"]
-        videos = select_videos(self._dataset.table("videos"), planned)
-        bodies = pc.unique(videos["embodiment"]).to_pylist()
+        videos = self._dataset.table("videos").combine_chunks()
+        places = places_to_plan(videos, planned)
+        bodies = pc.unique(videos["embodiment"].take(pa.array(places))).to_pylist()
         columns = action_columns(bodies, self._request.embodiment)
         settings = self._dataset.settings
         units = plan_units(
-            rows_of(videos),
+            rows_of(videos, places),
             unit_len_s=settings.unit_len_s,
             first_number=self._dataset.first_free_number(),
             settings_digest=settings.digest,

@@ -32,17 +32,14 @@ class VideoRows(Mapping[str, dict[str, Any]]):
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table.combine_chunks()
+        (self._uris,) = self._table["uri"].chunks or [pa.array([], pa.string())]
         hashes = np.fromiter((hash(uri) for uri in self), np.int64, len(self))
         self._order = np.argsort(hashes, kind="stable")
         self._hashes = hashes[self._order]
 
     def __getitem__(self, uri: str) -> dict[str, Any]:
-        first, last = (np.searchsorted(self._hashes, hash(uri), side) for side in ("left", "right"))
-        for place in self._order[first:last]:
-            if self._table["uri"][int(place)].as_py() == uri:
-                found: list[dict[str, Any]] = self._table.slice(int(place), 1).to_pylist()
-                return found[0]
-        raise KeyError(uri)
+        found: list[dict[str, Any]] = self._table.slice(self._place(uri), 1).to_pylist()
+        return found[0]
 
     def __iter__(self) -> Iterator[str]:
         for batch in self._table.select(["uri"]).to_batches(max_chunksize=_URIS_AT_ONCE):
@@ -51,16 +48,21 @@ class VideoRows(Mapping[str, dict[str, Any]]):
     def __len__(self) -> int:
         return int(self._table.num_rows)
 
+    def _place(self, uri: str) -> int:
+        first, last = (np.searchsorted(self._hashes, hash(uri), side) for side in ("left", "right"))
+        for place in self._order[first:last].tolist():
+            if self._uris[place].as_py() == uri:
+                return int(place)
+        raise KeyError(uri)
+
     def columns_of(self, uris: pa.Array, names: Sequence[str]) -> pa.Table:
         """Some columns of the rows with these URIs, in their order.
 
         Raises:
             KeyError: A URI has no row.
         """
-        places = places_of(uris, self._table["uri"])
-        if (places < 0).any():
-            raise KeyError(uris[int(places.argmin())].as_py())
-        return self._table.select(list(names)).take(pa.array(places))
+        places = pa.array([self._place(uri) for uri in uris.to_pylist()], pa.int64())
+        return self._table.select(list(names)).take(places)
 
 
 def places_of(uris: Sequence[str] | pa.Array, known: pa.ChunkedArray) -> NDArray[np.int64]:
@@ -69,10 +71,11 @@ def places_of(uris: Sequence[str] | pa.Array, known: pa.ChunkedArray) -> NDArray
     return np.asarray(found.fill_null(-1).to_numpy(), np.int64)
 
 
-def select_videos(videos: pa.Table, planned_ids: pa.Array | pa.ChunkedArray) -> pa.Table:
-    """Videos still to be planned, sorted by URI: readable, new, and one of several equal ones.
+def places_to_plan(videos: pa.Table, planned_ids: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
+    """Where the videos stand that are still to be planned, in the order of their URIs.
 
-    Of equal files the smallest URI stands for all.
+    They are readable, new, and of equal files the one with the smallest URI. Places, because the
+    rows would be a second copy of all of them.
 
     Args:
         videos: Rows of the table `videos`.
@@ -80,10 +83,11 @@ def select_videos(videos: pa.Table, planned_ids: pa.Array | pa.ChunkedArray) -> 
     """
     is_planned = pc.is_in(videos["video_id"], value_set=planned_ids.cast(pa.string()))
     is_open = pc.and_(pc.equal(videos["state"], "readable"), pc.invert(is_planned))
-    chosen = videos.filter(is_open).sort_by("uri").combine_chunks()
-    ids = chosen["video_id"].combine_chunks().dictionary_encode()
+    places = np.flatnonzero(is_open.to_numpy())
+    places = places[pc.sort_indices(videos["uri"].take(pa.array(places))).to_numpy()]
+    ids = videos["video_id"].take(pa.array(places)).combine_chunks().dictionary_encode()
     _, first = np.unique(ids.indices.to_numpy(), return_index=True)
-    return chosen.take(pa.array(np.sort(first)))
+    return np.asarray(places[np.sort(first)], np.int64)
 
 
 def plan_units(
@@ -100,7 +104,7 @@ def plan_units(
     A unit closes before the video that would take it past `unit_len_s`.
 
     Args:
-        videos: Rows of `videos` in the order of the plan (`select_videos`).
+        videos: Rows of `videos` in the order of the plan (`places_to_plan`).
         unit_len_s: Length of a unit.
         first_number: Number of the first unit.
         settings_digest: Part of each unit's id.
@@ -150,9 +154,12 @@ def by_declared_pixels(units: PlannedUnits, videos: VideoRows) -> PlannedUnits:
         units: What is to be done.
         videos: Rows of `videos`.
     """
-    places, parts = units.parts()
-    pixels = np.bincount(places, _declared_pixels(parts, videos), minlength=len(units))
-    return units.take(np.lexsort([units.numbers, -pixels]))
+    rows, parts = units.parts()
+    pixels = np.zeros(len(units))
+    for start in range(0, len(parts), _URIS_AT_ONCE):
+        some = slice(start, start + _URIS_AT_ONCE)
+        np.add.at(pixels, rows[some], _declared_pixels(parts[some], videos))
+    return units.sorted_by(pixels)
 
 
 def _parts_of_long(row: Row, edges: Sequence[int]) -> list[Part]:

@@ -253,12 +253,12 @@ class Dataset:
 
     def pending_units(self) -> PlannedUnits:
         """Planned units without a row in `units`, by number: what is left to do."""
-        return PlannedUnits(
-            self._query(
-                "SELECT * FROM plan WHERE unit_id NOT IN (SELECT unit_id FROM units) "
-                "ORDER BY number"
-            )
-        )
+        plan = self.table("plan")
+        done = self._query("SELECT unit_id FROM units").column("unit_id").combine_chunks()
+        is_done = pc.is_in(plan.column("unit_id"), value_set=done)
+        if pc.any(is_done).as_py():
+            plan = plan.filter(pc.invert(is_done))
+        return PlannedUnits.by_number(plan)
 
     def first_free_number(self) -> int:
         """The number of the next unit or shard: never one that was used, even by a deleted shard.

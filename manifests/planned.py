@@ -20,26 +20,33 @@ class PlannedUnits:
 
     Attributes:
         table: Rows of `plan`.
+        order: Where in the table each unit stands.
     """
 
     table: pa.Table
+    order: NDArray[np.int64]
+
+    @classmethod
+    def by_number(cls, table: pa.Table) -> PlannedUnits:
+        """All units of a table."""
+        numbers = table.column("number").to_numpy()
+        return cls(table.combine_chunks(), np.argsort(numbers, kind="stable"))
 
     def __len__(self) -> int:
-        return int(self.table.num_rows)
+        return len(self.order)
 
     def __iter__(self) -> Iterator[PlannedUnit]:
-        return map(PlannedUnit.from_row, rows_of(self.table))
+        return map(PlannedUnit.from_row, rows_of(self.table, self.order))
 
-    @property
-    def numbers(self) -> NDArray[np.int64]:
-        """Number of each unit."""
-        return np.asarray(self.table.column("number").to_numpy(), np.int64)
+    def sorted_by(self, weights: NDArray[np.float64]) -> PlannedUnits:
+        """The units with the largest weight first, those of equal weight as they stand.
 
-    def take(self, places: NDArray[np.int64]) -> PlannedUnits:
-        """The units at these places, in their order."""
-        return PlannedUnits(self.table.take(pa.array(places)))
+        Args:
+            weights: Of each row of the table.
+        """
+        return PlannedUnits(self.table, self.order[np.argsort(-weights[self.order], kind="stable")])
 
     def parts(self) -> tuple[NDArray[np.int64], pa.StructArray]:
-        """The place of its unit, for every part, and the parts themselves."""
+        """The row of its unit in the table, for every part, and the parts themselves."""
         lists = self.table.column("parts").combine_chunks()
         return pc.list_parent_indices(lists).to_numpy().astype(np.int64), lists.flatten()

@@ -29,7 +29,7 @@ _SHARD = re.compile(r"(clips-[0-9]+)(?:\.tar|\.idx\.parquet)\Z")
 _TEMPORARY = re.compile(r".+\.tmp-([0-9a-f]+)\Z")
 
 Row = Mapping[str, Any]
-_ROWS_AT_ONCE = 4096
+_UNITS_AT_ONCE = 128  # each may have hundreds of parts
 MERGE_EVERY = 50
 """Commits to `clips`, `units` or `videos` after which the files of the table are merged."""
 MERGED = FileSizes(file_bytes=4 * 2**20, group_bytes=2**20)
@@ -112,7 +112,7 @@ class Writer:
         """
         listed = (unit.row() if isinstance(unit, PlannedUnit) else unit for unit in planned)
         chunks = []
-        while chunk := list(itertools.islice(listed, _ROWS_AT_ONCE)):
+        while chunk := list(itertools.islice(listed, _UNITS_AT_ONCE)):
             chunks.append(_checked("plan", chunk))
         plan = pa.concat_tables(chunks) if chunks else schema.PLAN.empty_table()
         ids = plan.column("unit_id").to_pylist()

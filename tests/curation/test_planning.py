@@ -13,8 +13,8 @@ import pytest
 from curation.planning import (
     VideoRows,
     by_declared_pixels,
+    places_to_plan,
     plan_units,
-    select_videos,
 )
 from manifests import schema
 from manifests.planned import PlannedUnits
@@ -51,11 +51,12 @@ def plan(videos: Sequence[dict[str, Any]], **options: Any) -> list[PlannedUnit]:
 
 def selected(videos: Sequence[dict[str, Any]], planned_ids: Sequence[str] = ()) -> list[Any]:
     table = pa.Table.from_pylist(list(videos))
-    return list(rows_of(select_videos(table, pa.array(planned_ids, pa.string()))))
+    return list(rows_of(table, places_to_plan(table, pa.array(planned_ids, pa.string()))))
 
 
 def columns(units: Sequence[PlannedUnit]) -> PlannedUnits:
-    return PlannedUnits(pa.Table.from_pylist([unit.row() for unit in units], schema=schema.PLAN))
+    rows = [unit.row() for unit in units]
+    return PlannedUnits.by_number(pa.Table.from_pylist(rows, schema=schema.PLAN))
 
 
 def uris(units: Sequence[PlannedUnit]) -> list[list[str]]:

@@ -19,7 +19,7 @@ from curation import units
 from curation.config import CurateConfig
 from curation.curate import CurateRequest, prepare
 from curation.ingest import ProbeTask, probe_inputs
-from curation.planning import VideoRows, plan_units, select_videos
+from curation.planning import VideoRows, places_to_plan, plan_units
 from curation.task import UnitResult, UnitTask
 from curation.units import UnitRun, finish_units, make_task, time_limit_s
 from curation.work import curate_unit
@@ -86,10 +86,11 @@ def planned(tmp_path: Path, names: list[str], *, unit_len_s: float) -> tuple[Dat
 
 def fill_plan(dataset: Dataset, writer: Writer, uris: tuple[str, ...]) -> None:
     writer.append_videos(probe_inputs(ProbeTask(uris=uris, source="s", embodiment="unknown")))
-    videos = select_videos(dataset.table("videos"), pa.array([], pa.string()))
+    videos = dataset.table("videos")
+    places = places_to_plan(videos, pa.array([], pa.string()))
     writer.append_plan(
         plan_units(
-            rows_of(videos),
+            rows_of(videos, places),
             unit_len_s=dataset.settings.unit_len_s,
             first_number=0,
             settings_digest=dataset.settings.digest,
