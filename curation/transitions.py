@@ -262,8 +262,10 @@ def left_after_shift(lumas: Sequence[NDArray[np.uint8]]) -> float:
     """
     plain = shifted = 0.0
     for before, after in pairwise([luma.astype(np.int16) for luma in lumas]):
-        rows = _best_shift(before.mean(axis=1), after.mean(axis=1), MAX_SHIFT[0])
-        columns = _best_shift(before.mean(axis=0), after.mean(axis=0), MAX_SHIFT[1])
+        rows, columns = (
+            _best_shift(before.sum(axis=axis), after.sum(axis=axis), limit)
+            for axis, limit in zip((1, 0), MAX_SHIFT, strict=True)
+        )
         there = float(np.abs(after - before).mean())
         moved = [
             float(np.abs(overlap(after, *shift) - overlap(before, *(-s for s in shift))).mean())
@@ -274,12 +276,20 @@ def left_after_shift(lumas: Sequence[NDArray[np.uint8]]) -> float:
     return shifted / max(plain, 1e-6)
 
 
-def _best_shift(before: NDArray[np.float64], after: NDArray[np.float64], limit: int) -> int:
-    """By how many places a profile moved on, from least squared difference."""
-    costs = []
-    for shift in range(-limit, limit + 1):
-        ahead = after[max(0, shift) : len(after) + min(0, shift)]
-        behind = before[max(0, -shift) : len(before) + min(0, -shift)]
-        difference = (ahead - ahead.mean()) - (behind - behind.mean())
-        costs.append(float(difference @ difference) / len(difference))
-    return int(np.argmin(costs)) - limit
+def _best_shift(before: NDArray[np.int64], after: NDArray[np.int64], limit: int) -> int:
+    """By how many places a profile moved on: where what is left of the overlap varies least."""
+    shifts = np.arange(-limit, limit + 1)
+    ahead, behind = np.maximum(shifts, 0), np.maximum(-shifts, 0)
+    counts = len(after) - ahead - behind
+    totals, squares = _sums(after, ahead, counts) - _sums(before, behind, counts) * [[1], [-1]]
+    squares -= 2 * np.correlate(after, before, "full")[len(after) - 1 + shifts]
+    return int(np.argmin((counts * squares - totals * totals) / counts**2)) - limit
+
+
+def _sums(
+    profile: NDArray[np.int64], first: NDArray[np.int64], counts: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Sums of values and of squares over each stretch: (2, stretches)."""
+    running = np.zeros((2, len(profile) + 1), np.int64)
+    np.cumsum([profile, profile * profile], axis=1, out=running[:, 1:])
+    return np.asarray(running[:, first + counts] - running[:, first], np.int64)
