@@ -101,11 +101,7 @@ class PictureReducer:
             planes: Y, Cb and Cr: luma uint8 (480, 640) or (240, 320), chroma (240, 320),
                 (120, 160) or (60, 80); pixels of a row side by side in memory.
         """
-        given, *chroma = planes
-        luma = _halved(given) if given.shape[0] > HEIGHT_PX else given
-        cells = np.empty((3, *_CELL_SHAPE), np.uint8)
-        for plane, target in zip((luma, *chroma), cells, strict=True):
-            _shrink(plane, target)
+        given, luma, cells = planes[0], *cells_of(planes)
         sums = self._sums
         cv2.integral(luma, sums)
         lines = None
@@ -146,6 +142,17 @@ def reduce_picture(luma: NDArray[np.uint8], chroma: Planes | NDArray[np.uint8]) 
     reducer.add((luma, *chroma), 0.0)
     (picture,) = reducer.take()
     return picture
+
+
+def cells_of(planes: Planes) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Luma of 320x240 pixels and the cells, as in `SmallPicture`: all that cuts look at."""
+    luma, *chroma = planes
+    if luma.shape[0] > HEIGHT_PX:
+        luma = _halved(luma)
+    cells = np.empty((3, *_CELL_SHAPE), np.uint8)
+    for plane, target in zip((luma, *chroma), cells, strict=True):
+        _shrink(plane, target)
+    return luma, cells
 
 
 def block_means(luma: NDArray[np.uint8]) -> NDArray[np.float32]:

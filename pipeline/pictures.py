@@ -166,8 +166,8 @@ class FrameScaler:
         return _Own(plane_cuts(box), is_converted, is_shrunk=shown != _DOUBLE_SIZE)
 
     def _small_of(self, written: VideoFrame) -> list[NDArray[np.uint8]]:
-        """A written picture of 640x480 as it is, any other shrunk to 320x240."""
-        if self._size != _DOUBLE_SIZE:
+        """A written picture of 640x480 or 320x240 as it is, any other shrunk to 320x240."""
+        if self._size not in (_DOUBLE_SIZE, _SMALL_SIZE):
             written = self._shrink.reformat(
                 written, *_SMALL_SIZE, "yuv420p", interpolation=_AREA, threads=1
             )
