@@ -32,7 +32,7 @@ class VideoRows(Mapping[str, dict[str, Any]]):
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table.combine_chunks()
-        (self._uris,) = self._table["uri"].chunks or [pa.array([], pa.string())]
+        self._uris = self._table["uri"]
         hashes = np.fromiter((hash(uri) for uri in self), np.int64, len(self))
         self._order = np.argsort(hashes, kind="stable")
         self._hashes = hashes[self._order]
