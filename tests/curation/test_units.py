@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -124,14 +124,29 @@ def file_states(dataset: Dataset) -> dict[str, tuple[str, str | None]]:
     return {Path(row["uri"]).name: (row["state"], row["reason"]) for row in rows}
 
 
+Finish = Callable[..., Dataset]
+
+
+@pytest.fixture
+def finish_lost_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Finish:
+    """Finishes a unit of some files that dies wherever other units are worked on too."""
+
+    def finish(*names: str, **changes: Any) -> Dataset:
+        dataset, prepared = planned(tmp_path, list(names), unit_len_s=60)
+        monkeypatch.setattr(units, "run_units", dying)
+        with dataset.writer("test") as writer:
+            fill_plan(dataset, writer, prepared.inputs.uris)
+            assert finish_units(replace(unit_run(dataset, writer), **changes)) == 1
+        assert validate(dataset) == []
+        return dataset
+
+    return finish
+
+
 def test_the_part_that_kills_its_process_is_quarantined_and_the_others_are_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finish_lost_unit: Finish,
 ) -> None:
-    dataset, prepared = planned(tmp_path, ["deadly.mp4", "good.mp4"], unit_len_s=60)
-    monkeypatch.setattr(units, "run_units", dying)
-    with dataset.writer("test") as writer:
-        fill_plan(dataset, writer, prepared.inputs.uris)
-        assert finish_units(unit_run(dataset, writer, work=deadly)) == 1
+    dataset = finish_lost_unit("deadly.mp4", "good.mp4", work=deadly)
     assert file_states(dataset) == {
         "deadly.mp4": ("quarantined", "worker_died"),
         "good.mp4": ("processed", None),
@@ -139,21 +154,28 @@ def test_the_part_that_kills_its_process_is_quarantined_and_the_others_are_writt
     (unit,) = dataset.table("units").to_pylist()
     assert unit["state"] == "done"
     assert "SIGKILL" in unit["problems"][0]["error"]
-    assert validate(dataset) == []
 
 
-def test_a_unit_of_which_no_part_survives_is_quarantined(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dataset, prepared = planned(tmp_path, ["deadly.mp4"], unit_len_s=60)
-    monkeypatch.setattr(units, "run_units", dying)
-    with dataset.writer("test") as writer:
-        fill_plan(dataset, writer, prepared.inputs.uris)
-        assert finish_units(unit_run(dataset, writer, work=deadly)) == 1
+def test_a_unit_of_which_no_part_survives_is_quarantined(finish_lost_unit: Finish) -> None:
+    dataset = finish_lost_unit("deadly.mp4", work=deadly)
     (unit,) = dataset.table("units").to_pylist()
     assert unit["state"] == "quarantined"
     assert file_states(dataset) == {"deadly.mp4": ("quarantined", "worker_died")}
-    assert list((tmp_path / "ds" / "shards").iterdir()) == []
+    assert list((dataset.path / "shards").iterdir()) == []
+
+
+def test_a_part_that_dies_only_beside_others_is_not_quarantined(finish_lost_unit: Finish) -> None:
+    """Memory may be short for so many at a time: what died is tried once more alone."""
+    dataset = finish_lost_unit("a.mp4", "b.mp4", engine="ray")
+    assert file_states(dataset) == {"a.mp4": ("processed", None), "b.mp4": ("processed", None)}
+
+
+def test_parts_that_die_only_together_are_quarantined_together(finish_lost_unit: Finish) -> None:
+    dataset = finish_lost_unit("a.mp4", "b.mp4", work=deadly_together)
+    states = file_states(dataset)
+    assert states == dict.fromkeys(("a.mp4", "b.mp4"), ("quarantined", "worker_died"))
+    (unit,) = dataset.table("units").to_pylist()
+    assert "SIGKILL" in unit["problems"][1]["error"]
 
 
 @pytest.fixture
@@ -181,33 +203,6 @@ def test_on_ray_the_parts_of_all_lost_units_are_tried_together(tmp_path: Path) -
         "deadly.mp4": ("quarantined", "worker_died"),
     }
     assert validate(dataset) == []
-
-
-def test_a_part_that_dies_only_beside_others_is_not_quarantined(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Memory may be short for so many at a time: what died is tried once more alone."""
-    dataset, prepared = planned(tmp_path, ["a.mp4", "b.mp4"], unit_len_s=60)
-    monkeypatch.setattr(units, "run_units", dying)
-    with dataset.writer("test") as writer:
-        fill_plan(dataset, writer, prepared.inputs.uris)
-        assert finish_units(replace(unit_run(dataset, writer), engine="ray")) == 1
-    assert file_states(dataset) == {"a.mp4": ("processed", None), "b.mp4": ("processed", None)}
-    assert validate(dataset) == []
-
-
-def test_parts_that_die_only_together_are_quarantined_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dataset, prepared = planned(tmp_path, ["a.mp4", "b.mp4"], unit_len_s=60)
-    monkeypatch.setattr(units, "run_units", dying)
-    with dataset.writer("test") as writer:
-        fill_plan(dataset, writer, prepared.inputs.uris)
-        assert finish_units(unit_run(dataset, writer, work=deadly_together)) == 1
-    states = file_states(dataset)
-    assert states == dict.fromkeys(("a.mp4", "b.mp4"), ("quarantined", "worker_died"))
-    (unit,) = dataset.table("units").to_pylist()
-    assert "SIGKILL" in unit["problems"][1]["error"]
 
 
 def test_a_unit_that_cannot_be_written_stays_pending_and_a_rerun_finishes_it(
