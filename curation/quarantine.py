@@ -72,11 +72,10 @@ def taken_apart(
 def _trials(tasks: Sequence[UnitTask]) -> Iterator[UnitTask]:
     """Every part of every unit as a task that leaves out the other parts and writes nothing."""
     for task in tasks:
-        positions = range(len(task.unit.parts))
-        for position in positions:
-            others = {other: _dead(task, other, "not tried") for other in positions}
-            del others[position]
-            yield replace(task, dead_parts=others, writes_shard=False)
+        for position, part in enumerate(task.unit.parts):
+            others = {n: _dead(task, n, "not tried") for n in _alive(task) if n != position}
+            videos = {part.uri: task.videos[part.uri]}
+            yield replace(task, videos=videos, dead_parts=others, writes_shard=False)
 
 
 def _alive(task: UnitTask) -> list[int]:
