@@ -22,7 +22,7 @@ from .small import (
     SmallPicture,
     block_means,
     line_means,
-    overlap,
+    shared,
     total_change,
 )
 
@@ -108,9 +108,8 @@ def _in_both(
         move: By how many pixels the rows, or the columns, have moved.
         axis: 0 for the means of columns, 1 for those of rows.
     """
-    shift = (move, 0) if axis == 0 else (0, move)
-    parts = overlap(before, *(-moved for moved in shift)), overlap(after, *shift)
-    return line_means(parts[0], axis), line_means(parts[1], axis)
+    before, after = shared(before, after, *((move, 0) if axis == 0 else (0, move)))
+    return line_means(before, axis), line_means(after, axis)
 
 
 def match(

@@ -32,7 +32,6 @@ class VideoRows(Mapping[str, dict[str, Any]]):
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table.combine_chunks()
-        self._uris = self._table["uri"]
         hashes = np.fromiter((hash(uri) for uri in self), np.int64, len(self))
         self._order = np.argsort(hashes, kind="stable")
         self._hashes = hashes[self._order]
@@ -50,9 +49,10 @@ class VideoRows(Mapping[str, dict[str, Any]]):
 
     def _place(self, uri: str) -> int:
         first, last = (np.searchsorted(self._hashes, hash(uri), side) for side in ("left", "right"))
-        for place in self._order[first:last].tolist():
-            if self._uris[place].as_py() == uri:
-                return int(place)
+        places: list[int] = self._order[first:last].tolist()
+        for place in places:
+            if self._table["uri"][place].as_py() == uri:
+                return place
         raise KeyError(uri)
 
     def columns_of(self, uris: pa.Array, names: Sequence[str]) -> pa.Table:

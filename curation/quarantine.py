@@ -1,21 +1,18 @@
 """Units that killed their worker or ran past their limit: which parts did it, and the rest of them.
 
-Each part is tried in a process of its own, as many at a time as units are worked on. What dies
-there is tried once more alone, since memory may have been short for so many; what dies again, or
-runs past its limit, is recorded as quarantined, and its unit is worked on without it.
+Each part is tried by itself, as many at a time as units are worked on. A part whose process dies,
+or runs past its limit, is recorded as quarantined, and its unit is worked on without it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import replace
 
 from manifests.records import WORKER_DIED_STAGE, UnitProblem
 from pipeline.outcome import Outcome
-from pipeline.runner import run_isolated
 
-from .task import UnitResult, UnitTask
+from .task import UnitTask
 
 Outcomes = Generator[Outcome[UnitTask], None, None]
 
@@ -24,49 +21,29 @@ LOST = ("died", "timeout")
 
 
 def taken_apart(
-    tasks: Sequence[UnitTask],
-    *,
-    work: Callable[[UnitTask], UnitResult],
-    attempt: Callable[[Iterable[UnitTask]], Outcomes],
-    limit_s: Callable[[UnitTask], float],
+    tasks: Sequence[UnitTask], attempt: Callable[[Iterable[UnitTask]], Outcomes]
 ) -> Outcomes:
-    """One outcome per unit, none of them lost.
+    """One outcome per unit that gave no answer.
 
     Args:
-        tasks: Units that gave no answer.
-        work: The work function.
-        attempt: Attempts tasks once each, some at a time, each in a process that may die.
-        limit_s: Time limit of an attempt.
+        tasks: The units.
+        attempt: One outcome per task, in any order; what is lost then is the task's own fault.
     """
     dead: dict[int, dict[int, UnitProblem]] = {task.unit.number: {} for task in tasks}
-
-    def answers(tried: Iterable[UnitTask]) -> Iterator[Outcome[UnitTask]]:
-        died = []
-        with closing(attempt(tried)) as outcomes:
-            for outcome in outcomes:
-                if outcome.kind == "died":
-                    died.append(outcome.unit)  # until the others have ended
-                else:
-                    yield outcome
-        for task in died:
-            yield run_isolated(work, task, limit_s(task))
-
-    for outcome in answers(_trials(tasks)):
+    for outcome in attempt(_trials(tasks)):
         if outcome.kind in LOST:
             (position,) = _alive(outcome.unit)
             problem = _dead(outcome.unit, position, outcome.error)
             dead[outcome.unit.unit.number][position] = problem
-    remaining = [replace(task, dead_parts=dead[task.unit.number]) for task in tasks]
-    for outcome in answers(task for task in remaining if _alive(task)):
+    hopeless = []
+    for outcome in attempt(replace(task, dead_parts=dead[task.unit.number]) for task in tasks):
         if outcome.kind in LOST:  # together its parts do what none does alone
             parts = range(len(outcome.unit.unit.parts))
             problems = {part: _dead(outcome.unit, part, outcome.error) for part in parts}
-            remaining.append(replace(outcome.unit, dead_parts=problems))
+            hopeless.append(replace(outcome.unit, dead_parts=problems))
         else:
             yield outcome
-    for task in remaining:
-        if not _alive(task):
-            yield Outcome(unit=task, result=work(task))
+    yield from attempt(hopeless)
 
 
 def _trials(tasks: Sequence[UnitTask]) -> Iterator[UnitTask]:

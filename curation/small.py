@@ -163,13 +163,11 @@ def block_means(luma: NDArray[np.uint8]) -> NDArray[np.float32]:
 Numbers = NDArray[np.uint8] | NDArray[np.float32]
 
 
-def overlap(picture: NDArray[Any], rows: int, columns: int) -> NDArray[Any]:
-    """What a picture that moved so far down and to the right still shares with the one before.
-
-    That one gives its share with both numbers negated.
-    """
-    height, width = picture.shape
-    return picture[max(0, rows) : height + min(0, rows), max(0, columns) : width + min(0, columns)]
+def shared(
+    before: NDArray[Any], after: NDArray[Any], rows: int, columns: int
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """What two pictures both show when the later one moved so far down and to the right."""
+    return _shifted(before, -rows, -columns), _shifted(after, rows, columns)
 
 
 def line_means(picture: NDArray[np.uint8], axis: int) -> NDArray[np.float64]:
@@ -200,6 +198,11 @@ def total_size(values: NDArray[np.int16]) -> float:
 def deviation(values: NDArray[np.uint8]) -> float:
     """Standard deviation of a two-dimensional array."""
     return float(cv2.meanStdDev(values)[1][0, 0])
+
+
+def _shifted(picture: NDArray[Any], rows: int, columns: int) -> NDArray[Any]:
+    height, width = picture.shape
+    return picture[max(0, rows) : height + min(0, rows), max(0, columns) : width + min(0, columns)]
 
 
 def _between(corners: NDArray[Any]) -> NDArray[np.float32]:

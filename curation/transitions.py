@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from .small import coarse_means, overlap
+from .small import coarse_means, shared
 
 SAMPLES_PER_S = 10
 """Pictures a second that are compared; faster video is thinned."""
@@ -268,7 +268,7 @@ def left_after_shift(lumas: Sequence[NDArray[np.uint8]]) -> float:
         )
         there = float(np.abs(after - before).mean())
         moved = [
-            float(np.abs(overlap(after, *shift) - overlap(before, *(-s for s in shift))).mean())
+            float(np.abs(np.subtract(*shared(before, after, *shift))).mean())
             for shift in ((rows, 0), (0, columns), (rows, columns))
         ]
         plain += there

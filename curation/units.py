@@ -124,10 +124,8 @@ class _Units:
                     lost.append(outcome.unit)
                 else:
                     yield outcome
-        limit_s = partial(time_limit_s, self.run)
-        yield from taken_apart(
-            lost, work=self.run.work, attempt=self._attempt_once, limit_s=limit_s
-        )
+        if lost:
+            yield from taken_apart(lost, self._attempt_once)
 
     def _attempt(self, tasks: Iterable[UnitTask], attempts: int) -> Outcomes:
         config = self.run.config
@@ -143,10 +141,19 @@ class _Units:
         )
 
     def _attempt_once(self, tasks: Iterable[UnitTask]) -> Outcomes:
-        """Never in this process, which would die with the task."""
+        """Never in this process, which would die with the task.
+
+        What dies beside others is tried again alone: memory may have been short for so many.
+        """
+        died: list[UnitTask] = []
         if self.run.engine != "inline":
-            yield from self._attempt(tasks, 1)
-            return
+            with closing(self._attempt(tasks, 1)) as outcomes:
+                for outcome in outcomes:
+                    if outcome.kind == "died":
+                        died.append(outcome.unit)  # until the others have ended
+                    else:
+                        yield outcome
+            tasks = died
         for task in tasks:
             yield run_isolated(self.run.work, task, time_limit_s(self.run, task))
 

@@ -252,8 +252,8 @@ def _copy_tags(source: VideoFrame, target: VideoFrame) -> VideoFrame:
 
 
 def _planes(frame: VideoFrame) -> list[NDArray[Any]]:
-    """View the planes of a yuv420p or yuv420p10le frame without copying."""
-    kind = np.uint8 if frame.format.name == "yuv420p" else np.uint16
+    """View the planes of a gray, yuv420p or yuv420p10le frame without copying."""
+    kind = np.uint16 if frame.format.name == "yuv420p10le" else np.uint8
     planes = frame.planes
     rows = [np.frombuffer(memoryview(p), kind).reshape(p.height, -1) for p in planes]
     return [row[:, : plane.width] for row, plane in zip(rows, planes, strict=True)]
@@ -294,9 +294,8 @@ def _area_means(
     """Shrink rows that lie side by side to a size; a scaler that jumps through memory is slower."""
     grey = VideoFrame.from_dlpack((rows,), "gray", rows.shape[1], rows.shape[0])
     shrunk = reformatter.reformat(grey, width, height, "gray", interpolation=_AREA, threads=1)
-    (plane,) = shrunk.planes
-    pixels = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1)
-    return pixels[:, : plane.width]
+    (pixels,) = _planes(shrunk)
+    return pixels
 
 
 def _from_planes(planes: Sequence[NDArray[Any]]) -> VideoFrame:
